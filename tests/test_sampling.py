@@ -1,0 +1,184 @@
+"Sampling against golden probabilities; generation in a batch against generation by hand and alone."
+import pytest
+import torch
+import torch.nn.functional as F
+
+from metavoice.core import MetaVoiceError, OptionError, TokenLayout
+from metavoice.gpt import GPT, GPTConfig
+from metavoice.sampling import (check_options, generate, generate_steps, guide, guide_prompt, make_generators, probabilities, sample,
+    sorted_top_p, top_k_probabilities, top_p_probabilities, turn_bias)
+
+LAYOUT = TokenLayout(codebook_size=8, text_ranks=4) # 0–7, 8–15, end of audio 16, text 17–20, end of text 21
+
+
+def close(a, b, tolerance): torch.testing.assert_close(a, torch.as_tensor(b), atol=tolerance, rtol=0)
+
+def test_golden_guidance(expected):
+    close(guide(torch.tensor(expected['cfg_cond']), torch.tensor(expected['cfg_uncond']), float(expected['cfg_scale'])), expected['cfg_out'], 1e-5)
+
+def test_golden_top_p(expected):
+    logits = torch.tensor(expected['tp_logits'])
+    for p,probs in zip(expected['tp_p'].tolist(), expected['tp_probs']):
+        close(probabilities(logits, .8, top_p=p), probs, 1e-5)
+        close(sorted_top_p(logits/.8, p), probs, 1e-5)
+
+def test_golden_top_k(expected):
+    close(top_k_probabilities(torch.tensor(expected['tp_logits']), 200), expected['tk_probs'], 1e-5)
+
+def test_prompt_guidance_by_hand():
+    close(guide_prompt(torch.tensor([1.,2]), torch.tensor([3.,4]), torch.tensor([5.,7]), 3., 2.), [4*1-2*3-5, 4*2-2*4-7.], 1e-6)
+
+@pytest.mark.parametrize("p", [1e-6, .2, .9, .95, .999, 1.])
+def test_top_p_is_the_sorted_one(p):
+    generator = torch.Generator().manual_seed(0)
+    for sharpness in (.01, 1, 5, 50):
+        logits = sharpness*torch.randn(7, 3, 2562, generator=generator)
+        close(top_p_probabilities(logits, p), sorted_top_p(logits, p), 1e-6)
+
+def test_the_best_token_always_stays():
+    logits = torch.tensor([[0.,5,1]])
+    assert top_p_probabilities(logits, 1e-9).tolist()==[[0,1,0]]==probabilities(logits, 0).tolist()==top_k_probabilities(logits, 1).tolist()
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    probs = probabilities(torch.randn(3, 2562).to(dtype), .9, 50, .9)
+    assert probs.dtype==torch.float32; close(probs.sum(-1), torch.ones(3), 1e-5)
+
+def test_draws_follow_the_probabilities():
+    probs = torch.tensor([.5,.3,.15,.05,0])
+    drawn = sample(probs.expand(1, 20000, 5), make_generators([3], 1))[0].bincount(minlength=5)
+    assert drawn[4]==0 and ((drawn-20000*probs)[:4]**2/(20000*probs[:4])).sum() < 16.3 # chi-squared, one in a thousand
+
+def test_a_row_draws_alone():
+    probs = torch.randn(4, 6, 100).softmax(-1)
+    together = sample(probs, make_generators([5,6,7,8], 4))
+    for i in range(4): assert torch.equal(sample(probs[i:i+1], make_generators([5+i], 1))[0], together[i])
+
+def test_what_is_not_finite_is_marked():
+    assert sample(torch.tensor([[.5,.5],[torch.nan,1.]]), make_generators([1,1], 2))[1]==-1
+
+@pytest.mark.parametrize("bad,message", [
+    (dict(guidance=-1), "guidance is -1; use a number from 1 to 20"), (dict(guidance="3"), "guidance is '3'"),
+    (dict(prompt_guidance=.5), "prompt_guidance is 0.5; use a number from 1 to 20"),
+    (dict(temperature=-.1), "temperature is -0.1; use a number from 0 to 10"), (dict(temperature=float('nan')), "temperature is nan"),
+    (dict(top_p=0), "top_p is 0; use a number above 0 and at most 1"), (dict(top_p=1.5), "top_p is 1.5"),
+    (dict(top_k=0), "top_k is 0; use a whole number from 1 up"), (dict(top_k=2.5), "top_k is 2.5"), (dict(top_k=True), "top_k is True"),
+    (dict(max_new_tokens=0), "max_new_tokens is 0; use a whole number from 1 up")])
+def test_options_out_of_range(bad, message):
+    with pytest.raises(OptionError) as e: check_options(**bad)
+    assert message in str(e.value)
+
+@pytest.mark.parametrize("seeds,message", [([1,2], "2 seeds for 3 texts"), ([1,2,-3], "seed is -3"), ([1,2,2**32], "seed is 4294967296"), (1.5, "seed is 1.5")])
+def test_seeds_out_of_range(seeds, message):
+    with pytest.raises(OptionError, match=message): make_generators(seeds, 3)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = GPT(GPTConfig(n_layer=2, n_head=4, n_embd=64, block_size=96, vocab_sizes=[LAYOUT.first_vocab], swiglu_multiple_of=32)).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for o in model.parameters():
+            if o.ndim>1: o.normal_(0, .15, generator=generator)
+    return model
+
+@pytest.fixture(scope="module")
+def prompts():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.cat([torch.randint(17, 21, (n,), generator=generator), torch.tensor([21])]) for n in (3, 11, 6, 1, 8)]
+
+@pytest.fixture(scope="module")
+def speakers(): return F.normalize(torch.randn(5, 256, generator=torch.Generator().manual_seed(2)), dim=-1)
+
+@torch.no_grad()
+def by_hand(model, prompt, speaker, n, guidance, prompt_guidance=1.):
+    "Greedy, without a cache, each branch by itself."
+    ids,nobody = prompt, torch.zeros(1,256)
+    while len(ids)<len(prompt)+n and ids[-1]!=LAYOUT.end_of_audio:
+        silent = torch.cat([torch.full_like(prompt, LAYOUT.end_of_text), ids[len(prompt):]])
+        cond,no_speaker,no_prompt = (model(i[None,None], s)[0][0,-1] for i,s in ((ids,speaker[None]), (ids,nobody), (silent,speaker[None])))
+        ids = torch.cat([ids, guide_prompt(cond, no_speaker, no_prompt, guidance, prompt_guidance).argmax()[None]])
+    return ids
+
+@pytest.mark.parametrize("guidance,prompt_guidance", [(1.,None), (3.,None), (1.,2.), (3.,2.)])
+def test_cached_batch_equals_generation_by_hand(model, prompts, speakers, guidance, prompt_guidance):
+    made = generate(model, prompts, speakers, layout=LAYOUT, guidance=guidance, prompt_guidance=prompt_guidance, temperature=0, max_new_tokens=30)
+    for o,prompt,speaker in zip(made, prompts, speakers):
+        assert o.ids.tolist()==by_hand(model, prompt, speaker, 30, guidance, prompt_guidance or 1.).tolist()
+        assert o.finished==(o.ids[-1]==LAYOUT.end_of_audio)
+
+@pytest.mark.parametrize("options", [dict(), dict(guidance=1.), dict(prompt_guidance=2.), dict(temperature=1.5, top_k=5, top_p=None), dict(constrain=True)])
+def test_a_seed_gives_the_same_tokens_alone_or_in_a_batch(model, prompts, speakers, options):
+    together = generate(model, prompts, speakers, layout=LAYOUT, seeds=[1,2,3,4,5], **options)
+    again = generate(model, prompts, speakers, layout=LAYOUT, seeds=[1,2,3,4,5], **options)
+    turned = generate(model, prompts[::-1], speakers.flip(0), layout=LAYOUT, seeds=[5,4,3,2,1], **options)[::-1]
+    for i in range(5):
+        alone, = generate(model, prompts[i:i+1], speakers[i:i+1], layout=LAYOUT, seeds=[i+1], **options)
+        for o in (together[i], again[i], turned[i]): assert torch.equal(o.ids, alone.ids) and o.finished==alone.finished
+
+def test_fresh_seeds_differ(model, prompts, speakers):
+    a,b = (generate(model, prompts[:1], speakers[:1], layout=LAYOUT, constrain=True, temperature=2., top_p=None, seeds=[None])[0].ids for _ in range(2))
+    assert a.tolist()!=b.tolist() or len(a)<12
+
+def test_unconditional_is_a_speaker_of_zeros(model, prompts):
+    nobody = torch.zeros(1,256)
+    a,b = (generate(model, prompts[:1], nobody, layout=LAYOUT, seeds=[4], guidance=g)[0].ids for g in (1.,5.))
+    assert torch.equal(a,b)
+
+def test_no_branch_without_guidance(model, prompts, speakers):
+    rows = []
+    hook = model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    try:
+        for guidance,prompt_guidance,branches in ((1,None,1), (3.,None,2), (1.,2.,2), (3.,2.,3), (1,1,1)):
+            rows.clear()
+            generate(model, prompts[:2], speakers[:2], layout=LAYOUT, guidance=guidance, prompt_guidance=prompt_guidance, seeds=[1,2], max_new_tokens=2)
+            assert rows[0]==2*branches
+    finally: hook.remove()
+
+def test_finished_rows_leave_the_batch(model, prompts, speakers):
+    rows = []
+    hook = model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    try: made = generate(model, prompts, speakers, layout=LAYOUT, guidance=1., seeds=[1,2,3,4,5], constrain=True)
+    finally: hook.remove()
+    lengths = [len(o.ids)-len(p) for o,p in zip(made, prompts)]
+    assert any(o.finished for o in made)
+    assert rows==[sum(n>step for n in lengths) for step in range(max(lengths))]
+
+def test_constrained_tokens_take_turns(model, prompts, speakers):
+    for o,prompt in zip(generate(model, prompts, speakers, layout=LAYOUT, seeds=[1,2,3,4,5], constrain=True, temperature=3., top_p=None), prompts):
+        made = o.ids[len(prompt):].tolist()
+        for i,token in enumerate(made): assert token//8==i%2 or (i%2==0 and i==len(made)-1 and token==16)
+
+def test_constrain_goes_on_where_the_prompt_stops(model, speakers):
+    made, = generate(model, [torch.tensor([17,21,3])], speakers[:1], layout=LAYOUT, seeds=[1], constrain=True, max_new_tokens=1)
+    assert 8<=made.ids[-1]<16
+    assert turn_bias(LAYOUT, 22).isfinite().sum(1).tolist()==[9,8]
+
+def test_never_past_the_context(model, speakers):
+    prompts = [torch.full((90,), 17), torch.full((20,), 18), torch.full((95,), 19)]
+    lively = dict(layout=LAYOUT, seeds=[1,2,3], temperature=5., top_p=None)
+    for o in generate(model, prompts, speakers[:3], **lively): assert len(o.ids)<=96 and (o.finished or len(o.ids)==96)
+    steps = list(generate_steps(model, prompts[:1], speakers[:1], max_new_tokens=1000, layout=LAYOUT, seeds=1, constrain=True))
+    assert len(steps)<=6
+
+def test_max_new_tokens_marks_the_row(model, prompts, speakers):
+    for o,p in zip(generate(model, prompts, speakers, layout=LAYOUT, seeds=[1,2,3,4,5], max_new_tokens=3, constrain=True), prompts):
+        assert len(o.ids)-len(p)<=3 and o.finished==(o.ids[-1]==16)
+
+def test_progress(model, prompts, speakers):
+    calls = []
+    made = generate(model, prompts, speakers, layout=LAYOUT, seeds=[1,2,3,4,5], progress=lambda *o: calls.append(o))
+    assert [o[0] for o in calls]==list(range(1, max(len(o.ids)-len(p) for o,p in zip(made, prompts))+1)) and calls[0][1]==5
+
+def test_what_the_model_cannot_take(model, prompts, speakers):
+    for bad,who,message in (([torch.full((96,), 17)], speakers[:1], "use 1 to 95 tokens"), ([torch.tensor([], dtype=torch.long)], speakers[:1], "use 1 to 95 tokens"),
+            (prompts, speakers[:2], "2 speakers for 5 texts"), ([], speakers[:0], "there are no prompts"), ([torch.tensor([17,22])], speakers[:1], "token 22")):
+        with pytest.raises(OptionError, match=message): generate(model, bad, who, layout=LAYOUT)
+
+def test_logits_that_are_not_finite(model, prompts, speakers):
+    with pytest.raises(MetaVoiceError, match="aren't finite"): generate(model, prompts[:1], speakers[:1]*torch.nan, layout=LAYOUT)
+
+def test_nothing_global_changes(model, prompts, speakers):
+    before = torch.get_rng_state()
+    generate(model, prompts, speakers, layout=LAYOUT, seeds=[1,None,3,4,5], max_new_tokens=5)
+    assert torch.equal(before, torch.get_rng_state()) and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
