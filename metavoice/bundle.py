@@ -15,29 +15,29 @@ from torch import Tensor, nn
 
 from .codec import NanoCodec, NanoCodecConfig
 from .core import BundleError, OptionError, OutputError, TokenLayout, download, pick_device, pick_dtype
-from .gpt import GPT, GPTConfig, load_gpt, strip_prefix, take_state
+from .gpt import GPT, GPTConfig, load_gpt, strip_prefix, take_state, without_memory
 from .mbd import MultiBandDiffusion, read_inertly, read_released_mbd
 from .speaker_encoder import SpeakerEncoder
 from .tokeniser import Tokeniser
 
 # %% auto #0
 __all__ = ['RELEASE', 'ENCODEC', 'MBD', 'RELEASES', 'RELEASE_LICENCES', 'DEFAULTS', 'FORMAT', 'FILES', 'KINDS', 'reference',
-           'released_manifest', 'reading', 'read_manifest', 'mapped', 'read_weights', 'Place', 'find_bundle',
-           'hub_manifest', 'released_config', 'check_stage', 'read_tokeniser', 'read_stage', 'read_speaker_encoder',
-           'read_codec', 'read_mbd', 'Bundle', 'load_bundle', 'stored', 'foreign_files', 'folder_whole',
-           'describe_part', 'copy_voices', 'write_bundle', 'save', 'count_numbers', 'info']
+           'released_manifest', 'reading', 'check_manifest', 'read_manifest', 'mapped', 'read_weights', 'Place',
+           'find_bundle', 'hub_manifest', 'released_config', 'check_stage', 'read_tokeniser', 'read_stage',
+           'read_speaker_encoder', 'read_codec', 'read_mbd', 'Bundle', 'load_bundle', 'stored', 'foreign_files',
+           'folder_whole', 'describe_part', 'copy_voices', 'write_bundle', 'save', 'count_numbers', 'info']
 
 # %% ../nbs/11_bundle.ipynb #692505aa
 RELEASE, ENCODEC, MBD = 'metavoiceio/metavoice-1B-v0.1', 'facebook/encodec_24khz', 'facebook/multiband-diffusion'
 RELEASES = { # repository → the commit it is pinned to
-    RELEASE: 'main',
+    RELEASE: 'b394da6db4071c3043bba6ea3ddf116246957d81',
     ENCODEC: 'c1dbe2ae3f1de713481a3b3e7c47f357092ee040',
     MBD: '62daf9743d37c54e13366e396241a476908ecad7',
 }
 RELEASE_LICENCES = dict(tokeniser='Apache-2.0', first='Apache-2.0', second='Apache-2.0', speaker_encoder='Apache-2.0',
-                        codec='MIT (facebookresearch/encodec)', mbd='CC-BY-NC 4.0: not for commercial use')
+                        codec='EnCodec: code MIT; weights not for commercial use without asking (CC-BY-NC 4.0 in audiocraft)', mbd='CC-BY-NC 4.0: not for commercial use')
 DEFAULTS = dict(guidance=3., temperature=1., top_p=.95, top_k=None, constrain=False, # of the first stage
-                second_temperature=1., second_top_k=200, vocoder='mbd')              # vocoder: mbd or codec
+                second=dict(temperature=1., top_k=200), vocoder='mbd')               # vocoder: mbd or codec
 
 # %% ../nbs/11_bundle.ipynb #9c4cedbf
 FORMAT = 1 # of bundle.json
@@ -78,20 +78,31 @@ def reading(
         raise BundleError(f"can't read {path}: {why if isinstance(e, (OSError,SafetensorError)) else f'{type(e).__name__} {why}'}") from e
 
 # %% ../nbs/11_bundle.ipynb #1776dec0
+def check_manifest(
+    manifest, # what bundle.json holds
+    path:Path # where it is from
+)->dict:
+    "The manifest as it is, or `BundleError` saying what is wrong with it."
+    if not isinstance(manifest, dict) or not isinstance(manifest.get('parts'), dict): raise BundleError(f"{path} isn't the description of a model; it has no parts")
+    if manifest.get('format')!=FORMAT: raise BundleError(f"{path} has format {manifest.get('format')!r}; this version of metavoice reads format {FORMAT}")
+    for key,kind in dict(name=str, minimum_reference=(int,float), defaults=dict, licences=dict, voices=dict, layout=dict).items():
+        if not isinstance(manifest.get(key, kind() if isinstance(kind, type) else 0), kind): raise BundleError(f"{path}: {key} can't be {manifest[key]!r}")
+    for part,entry in manifest['parts'].items():
+        if part not in KINDS: raise BundleError(f"{path}: unknown part {part!r}; a model has {', '.join(KINDS)}")
+        if entry['kind'] not in KINDS[part]: raise BundleError(f"{path}: unknown kind {entry['kind']!r} of {part}; use {' or '.join(KINDS[part])}")
+    for entry in [*manifest['parts'].values(), *manifest.get('voices', {}).values()]:
+        for key in ('file','source','repo','revision'):
+            if not isinstance(entry.get(key, ''), str): raise BundleError(f"{path}: {key} can't be {entry[key]!r}")
+    return manifest
+
 def read_manifest(
     path:Path # bundle.json
 )->dict:
     "What `bundle.json` says; raises `BundleError` for anything that isn't one."
     with reading(path):
-        manifest = json.loads(path.read_text(encoding='utf-8'))
-        if not isinstance(manifest, dict) or not isinstance(manifest.get('parts'), dict): raise BundleError(f"{path} isn't the description of a bundle; it has no parts")
-        if manifest.get('format')!=FORMAT: raise BundleError(f"{path} has format {manifest.get('format')!r}; this version of metavoice reads format {FORMAT}")
-        for part,entry in manifest['parts'].items():
-            if part not in KINDS: raise BundleError(f"{path}: unknown part {part!r}; a bundle has {', '.join(KINDS)}")
-            if entry['kind'] not in KINDS[part]: raise BundleError(f"{path}: unknown kind {entry['kind']!r} of {part}; use {' or '.join(KINDS[part])}")
-        layout = TokenLayout(**manifest['layout']) if 'layout' in manifest else None
-        return dict(name=path.parent.name, minimum_reference=30., licences={}, voices={}) | manifest | dict(
-            layout=layout, defaults=DEFAULTS | manifest.get('defaults', {}))
+        manifest = check_manifest(json.loads(path.read_text(encoding='utf-8')), path)
+        return dict(name=path.resolve().parent.name, minimum_reference=30., licences={}, voices={}) | manifest | dict(
+            defaults=DEFAULTS | manifest.get('defaults', {}), layout=TokenLayout(**manifest['layout']) if 'layout' in manifest else None)
 
 # %% ../nbs/11_bundle.ipynb #9b668d48
 def mapped(
@@ -113,10 +124,11 @@ def read_weights(
     dtype:torch.dtype,        # for what is floating point
     device:torch.device,
     key:str='model',          # where the weights are in a .pt
-    chunk:int=32<<20          # bytes after which the file is mapped anew
+    chunk:int|None=None       # bytes after which the file is mapped anew; a 32nd of it if None
 )->dict: # name → tensor of its own
     "All tensors of a file, converted one by one without holding them twice; raises `BundleError`."
     out, source, seen = {}, mapped(path, key), 0
+    if chunk is None: chunk = max(1<<22, path.stat().st_size//32)
     for name in list(source):
         if seen > chunk: source, seen = mapped(path, key), 0
         t = source.pop(name).detach()
@@ -226,9 +238,9 @@ def read_codec(path:Path, entry:dict, device:torch.device):
     "The small codec from its file, or EnCodec from its folder."
     if entry['kind']=='encodec':
         from metavoice.codec import EnCodec
-        return EnCodec.from_folder(path.parent).to(device)
+        with reading(path): return EnCodec.from_folder(path.parent).to(device)
     with reading(path):
-        with torch.device('meta'): codec = NanoCodec(NanoCodecConfig(**entry['config']))
+        with without_memory(): codec = NanoCodec(NanoCodecConfig(**entry['config']))
         return take_state(codec, read_weights(path, torch.float32, device), str(path))
 
 def read_mbd(path:Path, entry:dict, device:torch.device)->MultiBandDiffusion:
@@ -404,10 +416,11 @@ def write_bundle(
     parts, licences = {k: v for k,v in parts.items() if v is not None}, licences or {}
     layout = TokenLayout(getattr(codec, 'codebook_size', 1024), len(tokeniser.mergeable_ranks))
     for part in ('first','second'): check_stage(parts[part].config, part, layout)
-    number = pick_dtype(torch.device('cpu'), dtype)
+    number, defaults = pick_dtype(torch.device('cpu'), dtype), DEFAULTS | (defaults or {})
+    if mbd is None: defaults['vocoder'] = 'codec'
     try:
         with folder_whole(path) as folder:
-            manifest = dict(format=FORMAT, name=name, minimum_reference=minimum_reference, defaults=DEFAULTS | (defaults or {}), layout=asdict(layout),
+            manifest = dict(format=FORMAT, name=name, minimum_reference=minimum_reference, defaults=defaults, layout=asdict(layout),
                             licences=licences, parts={k: describe_part(k, v) for k,v in parts.items()}, voices=copy_voices(voices or {}, folder))
             (folder/FILES['tokeniser']).write_text(tokeniser.to_json(), encoding='utf-8')
             for part,module in parts.items():

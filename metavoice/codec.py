@@ -4,7 +4,9 @@
 
 # %% ../nbs/03_codec.ipynb #90af34ab
 from __future__ import annotations
-from dataclasses import dataclass, asdict
+import math
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .audio import log_mel
-from .core import BundleError, OptionError, TokenLayout, download
+from .core import BundleError, OptionError, TokenLayout
 
 # %% auto #0
-__all__ = ['Codec', 'check_codes', 'ResidualQuantiser', 'NanoCodecConfig', 'ConvNeXtBlock', 'NanoCodec', 'overlap_add',
+__all__ = ['Codec', 'check_codes', 'ResidualQuantiser', 'NanoCodecConfig', 'ConvNeXtBlock', 'NanoCodec', 'overlap_add', 'EnCodec',
            'interleave', 'deinterleave']
 
 # %% ../nbs/03_codec.ipynb #2daea21a
@@ -179,6 +181,36 @@ def overlap_add(
     total, weight = fold(frames*window[:,None]), fold(window.square()[:,None].expand(1,n_fft,count))
     left = (n_fft-hop)//2
     return (total/weight.clamp(min=1e-3))[:, left:left+count*hop]
+
+# %% ../nbs/03_codec.ipynb #01dbedfc
+class EnCodec(nn.Module):
+    "The 24 kHz EnCodec of `transformers` with a fixed number of codebooks; satisfies `Codec`."
+    def __init__(self,
+        model,              # a `transformers.EncodecModel`
+        n_codebooks:int=8   # 8 is 6 kbps
+    ):
+        super().__init__()
+        self.model, self.n_codebooks = model.eval().requires_grad_(False), n_codebooks
+        c = model.config
+        self.sample_rate, self.codebook_size, self.latent_dim = c.sampling_rate, c.codebook_size, c.hidden_size
+        self.hop = math.prod(c.upsampling_ratios)
+
+    @classmethod
+    def from_folder(cls,
+        folder:str|Path # with config.json and model.safetensors
+    )->EnCodec:
+        "Read EnCodec from a folder, without the network; raises `BundleError`."
+        from transformers import EncodecModel
+        try: return cls(EncodecModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True))
+        except (OSError, ValueError, RuntimeError) as e: raise BundleError(f"can't read EnCodec from {folder}: {str(e).splitlines()[0]}") from e
+
+    def encode(self, samples):
+        padded = F.pad(samples, (0, -samples.shape[-1] % self.hop))[:,None]
+        embedded = self.model.encoder(padded)
+        return self.model.quantizer.encode(embedded, bandwidth=None)[:self.n_codebooks].transpose(0,1)
+
+    def latent(self, codes): return self.model.quantizer.decode(check_codes(codes, self).transpose(0,1))
+    def decode(self, codes): return self.model.decoder(self.latent(codes))[:,0]
 
 # %% ../nbs/03_codec.ipynb #a01016fb
 def interleave(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .core import OptionError, TextError, TokenLayout
+from .core import MetaVoiceError, OptionError, TextError, TokenLayout
 from .gpt import GPT
 from .sampling import probabilities, sample
 
@@ -37,18 +37,23 @@ def complete_codes(
     codes:list,              # of (2, frames), 0–1023
     speakers:Tensor,         # (batch, 256)
     generators:list, *,      # one torch.Generator (CPU) for each text
-    temperature:float=1.,
+    temperature:float=1.,    # 0 takes the likeliest
     top_k:int|None=200,
+    padded:bool=True,        # fill up to the window; else only to the longest row, and no position sees padding
     layout:TokenLayout=TokenLayout()
 )->list: # of (8, frames)
-    "The first two codebooks and the others that go with them; raises `TextError` for what is longer than the window."
+    "The first two codebooks and the others that go with them; raises `TextError` for what is longer than the window, `MetaVoiceError` for logits that aren't finite."
     if model.config.causal: raise OptionError("the second stage isn't causal; this model is")
     device = model.transformer.wpe.weight.device
     ids = torch.stack([second_stage_input(t, c.cpu(), model.config.block_size, layout) for t,c in zip(texts, codes, strict=True)])
-    logits = model(ids.to(device), speakers.to(device))
+    lengths = None if padded else torch.tensor([len(t)+c.shape[1] for t,c in zip(texts, codes)])
+    if lengths is not None: ids, lengths = ids[...,:lengths.max()], lengths.to(device)
+    logits = model(ids.to(device), speakers.to(device), lengths=lengths)
     def finish(row, text, first, generator):
         at = slice(len(text), len(text)+first.shape[1])
         heads = torch.stack([head[row,at,:layout.codebook_size] for head in logits]).float().cpu() # (6, frames, 1024)
         chances = probabilities(heads, temperature=temperature, top_k=top_k)
-        return torch.cat([first.cpu(), sample(chances[None], [generator])[0]])
+        finer = sample(chances[None], [generator])[0]
+        if (finer<0).any(): raise MetaVoiceError(f"the second stage's logits aren't finite in {model.transformer.wpe.weight.dtype}; use bfloat16 or float32")
+        return torch.cat([first.cpu(), finer])
     return [finish(i, t, c, g) for i,(t,c,g) in enumerate(zip(texts, codes, generators, strict=True))]

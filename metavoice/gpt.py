@@ -5,18 +5,20 @@
 # %% ../nbs/06_gpt.ipynb #c57302c9
 from __future__ import annotations
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, asdict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from .core import BundleError, OptionError
 from .flash_decoding import KVCache, attention
 
 # %% auto #0
-__all__ = ['GPTConfig', 'RMSNorm', 'LayerNorm', 'make_norm', 'SwiGLU', 'MLP', 'SelfAttention', 'Block', 'GPT', 'strip_prefix',
-           'take_state', 'load_gpt']
+__all__ = ['GPTConfig', 'RMSNorm', 'LayerNorm', 'make_norm', 'SwiGLU', 'MLP', 'SelfAttention', 'Block', 'GPT', 'without_memory',
+           'strip_prefix', 'take_state', 'load_gpt']
 
 # %% ../nbs/06_gpt.ipynb #f502c53b
 @dataclass
@@ -195,6 +197,18 @@ class GPT(nn.Module):
     @property
     def parameters_count(self)->int: return sum(p.numel() for p in self.parameters())
 
+# %% ../nbs/06_gpt.ipynb #d1dc3f38
+class _NothingDrawn(TorchFunctionMode):
+    "Inside, `normal_` leaves a tensor as it is."
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (Tensor.normal_, nn.init.normal_): return args[0] if args else kwargs['tensor']
+        return function(*args, **(kwargs or {}))
+
+@contextmanager
+def without_memory():
+    "Modules made inside have shapes but no memory; they wait for `take_state`."
+    with torch.device('meta'), _NothingDrawn(): yield
+
 # %% ../nbs/06_gpt.ipynb #adfb4855
 def strip_prefix(
     state:dict # a state dict, perhaps from a compiled model
@@ -223,7 +237,7 @@ def load_gpt(
 )->GPT:
     "A `GPT` that holds the tensors of `state`; raises `BundleError`."
     state = strip_prefix(state)
-    with torch.device('meta'): model = GPT(config)
+    with without_memory(): model = GPT(config)
     if config.target_vocab_sizes is None:
         for i in range(len(config.vocab_sizes)):
             table, head = (state.get(n) for n in (f'transformer.wtes.{i}.weight', f'lm_heads.{i}.weight'))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .core import BundleError, OptionError
+from .gpt import without_memory
 
 # %% auto #0
 __all__ = ['NoiseSchedule', 'add_noise', 'UNetConfig', 'ResidualBlock', 'residual_blocks', 'EncoderLevel', 'DecoderLevel',
@@ -376,7 +377,7 @@ class MultiBandDiffusion(nn.Module):
         def build(): return cls([Band.from_config(c, config['sample_rate']) for c in config['bands']], config['sample_rate'])
         try:
             if state is None: return build().eval()
-            with torch.device('meta'): model = build()
+            with without_memory(): model = build()
         except (KeyError, TypeError) as e: raise BundleError(f"multi-band diffusion: configuration doesn't fit ({e})") from None
         return adopt_weights(model, state).eval()
 
@@ -499,20 +500,21 @@ def training_loss(
     latent:Tensor|None,        # (batch, latent_dim, frames)
     generator:torch.Generator  # for steps and noise
 )->Tensor: # scalar
-    "Mean squared error of the guess, each clip at a random step (Ho et al. 2020, equation 14; velocity: Salimans and Ho 2022)."
+    "Mean squared error of the noise, each clip at a random step (Ho et al. 2020, equation 14; velocity: Salimans and Ho 2022)."
     noise = draw_noise(clean_band.shape, generator, clean_band.device).to(clean_band)
     steps = torch.randint(schedule.num_steps, (len(clean_band),), generator=generator, device=generator.device).to(clean_band.device)
     guess = unet(add_noise(clean_band, noise, steps, schedule), steps, latent)
     if schedule.prediction=='noise': return F.mse_loss(guess, noise)
     kept = schedule.alpha_bars.to(clean_band)[steps].view(-1, 1, 1)
-    return F.mse_loss(guess, kept.sqrt()*schedule.noise_scale*noise - (1-kept).sqrt()*clean_band)
+    velocity = kept.sqrt()*schedule.noise_scale*noise - (1-kept).sqrt()*clean_band
+    return (kept*(guess-velocity).square()).mean() # an error in the velocity is √kept times that in the noise
 
 # %% ../nbs/09_mbd.ipynb #b1c14872
 def untrained_mbd(
     unet:UNetConfig,
     sample_rate:int=24_000,
     n_bands:int=4,                         # models, evenly spaced on the mel scale
-    schedule:NoiseSchedule=NoiseSchedule()
+    schedule:NoiseSchedule=NoiseSchedule(prediction='velocity')
 )->MultiBandDiffusion:
     "Bands with random weights (from torch's own generator) and processors that have seen nothing yet."
     return MultiBandDiffusion([Band(UNet(unet), schedule, BandProcessor(sample_rate, 1)) for _ in range(n_bands)], sample_rate)

@@ -54,9 +54,9 @@ def test_imports_follow_the_notebooks(path):
     assert not wrong, f"{path.name} ({number:02}) may import only modules with a lower number, but imports {'; '.join(wrong)}"
 
 
-def python(code, **env):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=env.pop("cwd", ROOT), check=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), **env}).stdout
+def python(code):
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert run.returncode == 0, run.stderr
 
 def best_of_three(run):
     def once():
