@@ -350,7 +350,7 @@ def folder_whole(
     try:
         new = temporary/'new'; new.mkdir()
         yield new
-        os.chmod(new, 0o777 & ~mask)
+        for o in (new, *new.rglob('*')): os.chmod(o, (0o777 if o.is_dir() else 0o666) & ~mask)
         if path.exists():
             for name in ('README.md','LICENSE'):
                 if (path/name).is_file() and not (new/name).exists(): shutil.copy2(path/name, new/name)

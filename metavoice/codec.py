@@ -103,7 +103,7 @@ class ConvNeXtBlock(nn.Module):
     "A depthwise convolution over time, then a small network on each frame; (batch, frames, width) in and out."
     def __init__(self, width, hidden, scale):
         super().__init__()
-        self.kernel = nn.Parameter(torch.randn(7, width)/7**.5)
+        self.kernel = nn.Parameter(nn.init.normal_(torch.empty(7, width), std=7**-.5))
         self.norm = nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.scale = nn.Parameter(torch.full((width,), scale))

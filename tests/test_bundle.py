@@ -142,6 +142,12 @@ def test_round_trip(parts, whole):
     assert bundle.defaults["guidance"] == 2 and bundle.defaults["top_p"] == .95 and bundle.defaults["second"]["top_k"] == 200
     assert list(bundle.voices) == ["awb"] and load(bundle.voices["awb"]).duration > 1
 
+def test_files_follow_the_umask(whole):
+    mask = os.umask(0); os.umask(mask)
+    for path in (whole, *whole.rglob("*")):
+        wanted = (0o777 if path.is_dir() else 0o666) & ~mask
+        assert path.stat().st_mode & 0o777 == wanted, path
+
 def test_parts_are_read_when_needed(whole):
     bundle = load_bundle(whole, "cpu")
     assert not {"tokeniser", "first", "second", "codec", "speaker_encoder", "mbd"} & vars(bundle).keys()
