@@ -1,5 +1,5 @@
 "The commands: what they print and write, and what they say to bad input."
-import io, json, os, shutil, signal, subprocess, sys, time
+import io, json, os, signal, subprocess, sys
 from pathlib import Path
 
 import numpy as np

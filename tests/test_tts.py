@@ -1,5 +1,5 @@
 "The whole pipeline with nano: seeds, batches, voices, pieces, attempts, and what is refused."
-import io, json, logging, os, shutil
+import io, json, logging, shutil
 from pathlib import Path
 
 import pytest
