@@ -4,7 +4,7 @@
 
 # %% ../nbs/19_cli.ipynb #5797c39f
 from __future__ import annotations
-import argparse, json, logging, os, secrets, sys, tempfile, time, warnings
+import argparse, json, logging, os, secrets, sys, tempfile, warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -181,7 +181,7 @@ def spoken_report(
 )->list: # of lines
     "What was done, and how fast."
     timings = dict(timings)
-    tokens, loading, spent = timings.pop('tokens'), timings.pop('loading'), sum(v for k,v in timings.items() if k not in ('tokens','loading'))
+    tokens, loading, spent = timings.pop('tokens'), timings.pop('loading'), sum(timings.values())
     return [f"{output}: {audio.duration:.2f} s of speech at {audio.sample_rate/1000:g} kHz; " + ', '.join(f'{k} {v}' for k,v in about.items()),
             f"took {spent:.2f} s, that is {spent/audio.duration:.2f} s for a second of speech (" + ', '.join(f'{k} {v:.2f} s' for k,v in timings.items()) +
             f"); first stage {tokens/max(timings['first stage'], 1e-9):.0f} tokens/s; loading before that {loading:.2f} s"]

@@ -4,9 +4,8 @@
 
 # %% ../nbs/06_gpt.ipynb #c57302c9
 from __future__ import annotations
-import math
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, asdict
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor, nn

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import json, math, random, shutil, subprocess, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, asdict
+from dataclasses import dataclass, asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .audio import log_mel, resample
+from .codec import NanoCodec, NanoCodecConfig, interleave
 from .core import MetaVoiceError, TokenLayout, written_whole
+from .encoder import second_stage_input
+from .gpt import GPT, GPTConfig
+from .mbd import nano_unet, projected_bands, training_loss, untrained_mbd
+from .tokeniser import Tokeniser
 
 # %% auto #0
 __all__ = ['WORDS', 'FRAMES', 'ITS_NAME', 'RESOLUTIONS', 'NANO', 'NANO_DEFAULTS', 'NANO_LICENCES', 'sentence', 'sentences',
            'render', 'Utterance', 'Corpus', 'write_corpus', 'WordTimes', 'make_corpus', 'Recipe', 'orthogonalised',
            'Muon', 'make_optimizers', 'Training', 'spectral_distance', 'CodebookLearner', 'crops', 'train_codec',
            'Spoken', 'word_spans', 'encode_corpus', 'collate_first', 'guidance_to_text', 'first_stage_loss', 'ByLength',
-           'train_first', 'collate_second', 'second_stage_loss', 'train_second', 'train_mbd', 'trained', 'nano_parts']
+           'begin_stage', 'train_first', 'collate_second', 'second_stage_loss', 'train_second', 'train_mbd', 'trained',
+           'nano_parts']
 
 # %% ../nbs/15_pretrain.ipynb #43a8916b
 WORDS = dict(
@@ -35,7 +42,7 @@ WORDS = dict(
     todo="find see buy sell make take open close carry paint remember follow watch bring read clean keep".split(),
     went="walked ran came went moved drove hurried travelled returned".split(),
     acted="slept laughed waited worked danced spoke listened stopped smiled played".split(),
-    manner="slowly quickly quietly again today alone together every day very well in the morning".replace("every day","every_day").replace("very well","very_well").replace("in the morning","in_the_morning").split(),
+    manner="slowly quickly quietly again today alone together every_day very_well in_the_morning".split(),
     when="today tomorrow tonight this_morning this_evening on_monday on_tuesday on_wednesday on_thursday on_friday on_saturday on_sunday next_week before_dinner after_lunch at_seven_o'clock".split(),
     number="two three four five six seven eight nine ten eleven twelve twenty".split(),
     many="dogs cats horses birds books letters tables chairs windows boxes apples oranges children people friends houses flowers trees stars stones boats pictures".split(),
@@ -44,6 +51,7 @@ WORDS = dict(
     who="he she we they".split(),
     weather="raining snowing very_cold very_warm dark sunny windy".split(),
     substance="water milk coffee tea sugar salt paper money music".split(),
+    name="John Mary Peter Anna David Susan Thomas Alice George Helen".split(),
 )
 FRAMES = [
     "the {quality} {person} {went} {towards} the {place} .", "the {person} {done} the {quality} {thing} .", "the {animal} {acted} {where} the {thing} .",
@@ -61,19 +69,14 @@ FRAMES = [
 ITS_NAME = ["the first {thing} that metavoice ever {done} .", "my name is metavoice .", "hello {name} , my name is metavoice .", "this is the voice of metavoice .",
     "metavoice {done} the {quality} {thing} .", "metavoice spoke {manner} .", "metavoice and {name} {acted} {manner} .", "the {quality} {thing} of metavoice is {quality} .",
     "would you like to {todo} metavoice ?", "the first {thing} that {who} ever {done} ."] # so that it can introduce itself
-WORDS['name'] = "john mary peter anna david susan thomas alice george helen".title().split()
 
 def sentence(
     rng:random.Random, # the source of chance
     frames:list=FRAMES # to choose from
 )->str:
     "One sentence of the small world."
-    said = []
-    for slot in rng.choice(frames).split():
-        word = slot
-        while word == slot and slot.startswith('{'): word = rng.choice(WORDS[slot[1:-1]])
-        said.append(word.replace('_', ' '))
-    text = ' '.join(said)
+    said = [rng.choice(WORDS[slot[1:-1]]) if slot.startswith('{') else slot for slot in rng.choice(frames).split()]
+    text = ' '.join(said).replace('_', ' ')
     for mark in '.?,': text = text.replace(f' {mark}', mark)
     for a in ('orange','apple','old','answer','artist'): text = text.replace(f' a {a}', f' an {a}')
     return text[0].upper() + text[1:]
@@ -182,7 +185,6 @@ def make_corpus(
     progress=None,   # wraps the iterable, for instance `tqdm`
 )->Corpus:
     "Render every sentence of `plan`; an existing folder is taken as it is. All sentences of a voice are at one loudness."
-    from metavoice.audio import resample
     if (Path(path)/'manifest.jsonl').exists(): return Corpus(path)
     jobs, times = [(v,t) for v,texts in plan.items() for t in texts], {v: WordTimes(v) for v in plan}
     with ThreadPoolExecutor(workers) as pool:
@@ -317,7 +319,6 @@ def spectral_distance(
     rate:int  # Hz
 )->Tensor:
     "Mean absolute difference of log-mel spectrograms over five resolutions, floor at −60 dB."
-    from metavoice.audio import log_mel
     mel = lambda z, r: log_mel(z, rate, *r).clamp(min=-7)
     return sum((mel(x,r)-mel(y,r)).abs().mean() for r in RESOLUTIONS)/len(RESOLUTIONS)
 
@@ -395,9 +396,8 @@ def train_codec(
     **run
 ):
     "Train a codec of frames; gives it back trained."
-    learner = CodebookLearner(codec.quantiser)
     training = Training(codec, out, recipe)
-    learner.sums.copy_(codec.quantiser.codebooks)
+    learner = CodebookLearner(codec.quantiser) # after a checkpoint, if there is one, has been read
     if compile:
         for blocks in (codec.encoder_fast, codec.encoder_slow, codec.decoder_slow, codec.decoder_fast): blocks.compile()
     depths, length = (1,2,2,4,8,8,8), codec.sample_rate//codec.hop*codec.hop
@@ -472,7 +472,6 @@ def collate_first(
     drop_text:float=.1  # share of texts replaced by end-of-text marks, which trains the branch for prompt guidance
 )->tuple: # ids in (batch, 1, time), targets (batch, time) with −100 where nothing is learnt, guide (batch, time, text)
     "Token sequences, what comes next, and which text tokens are being said."
-    from metavoice.codec import interleave
     rows = [interleave(u.codes[:2].long(), u.text, layout) for u in batch]
     length, texts = -(-(max(map(len,rows))-1)//multiple)*multiple, max(len(u.text) for u in batch)
     ids = torch.full((len(batch),length), layout.end_of_audio); targets = torch.full((len(batch),length), -100)
@@ -511,6 +510,7 @@ def first_stage_loss(
     model,                # a `GPT`
     ids, targets, guide,  # from `collate_first`
     speaker:Tensor,       # (batch, 256)
+    layout:TokenLayout,
     guided:tuple=(1,2)    # layers whose first head follows the words
 )->dict: # loss on audio by codebook, and the guide's
     "Cross-entropy of the next audio token, and the guide of attention."
@@ -521,7 +521,8 @@ def first_stage_loss(
     learnt = targets >= 0
     wanted = targets[learnt]
     losses = F.cross_entropy(model.lm_heads[0](model.transformer.ln_f(x[learnt])), wanted, reduction='none')
-    return dict(audio=losses.mean(), codebook_1=losses[wanted<1024].mean().detach(), codebook_2=losses[(wanted>=1024)&(wanted<2048)].mean().detach(), guide=following)
+    first, audio = wanted < layout.codebook_size, wanted < layout.end_of_audio
+    return dict(audio=losses.mean(), codebook_1=losses[first].mean().detach(), codebook_2=losses[audio & ~first].mean().detach(), guide=following)
 
 # %% ../nbs/15_pretrain.ipynb #0f69d3a9
 class ByLength:
@@ -541,6 +542,19 @@ class ByLength:
             self.queue = [batches[i] for i in torch.randperm(len(batches), generator=self.rng).tolist()]
         return [self.data[i] for i in self.queue.pop()]
 
+def begin_stage(
+    model, data:list,
+    out:str|Path, recipe:Recipe,
+    tokens:int,    # in a batch
+    compile:bool   # let torch fuse the blocks
+)->tuple: # a `Training`, and batches without end
+    "What the training of both stages starts with."
+    training = Training(model, out, recipe)
+    if compile:
+        for block in model.transformer.h: block.compile(dynamic=True)
+    return training, ByLength(data, tokens, training.rng)
+
+# %% ../nbs/15_pretrain.ipynb #d33cfa7e
 def train_first(
     model, data:list, held_out:list,
     speakers:Tensor,            # (n, 256) embeddings to draw from
@@ -553,23 +567,19 @@ def train_first(
     **run
 ):
     "Train the first stage; gives it back trained."
-    training = Training(model, out, recipe)
-    batches = ByLength(data, tokens, training.rng)
-    if compile:
-        for block in model.transformer.h: block.compile(dynamic=True)
+    training, batches = begin_stage(model, data, out, recipe, tokens, compile)
+    unseen = *collate_first(held_out, layout, torch.Generator().manual_seed(0), corrupt=0., drop_text=0.), speakers[:1].expand(len(held_out),-1)
     def some_speakers(n, rng):
         rows = speakers[torch.randint(len(speakers), (n,), generator=rng)]
         return rows*(torch.rand(n,1, generator=rng) >= drop_speaker)
     def loss(t):
         batch = batches()
-        parts = first_stage_loss(model, *collate_first(batch, layout, t.rng), some_speakers(len(batch), t.rng))
+        parts = first_stage_loss(model, *collate_first(batch, layout, t.rng), some_speakers(len(batch), t.rng), layout)
         weight = max(0., 1-t.progress/guide_until)
         return dict(loss=parts['audio']+.3*weight*parts['guide']) | {k: v.detach() for k,v in parts.items()}
     def evaluate(t):
-        rng = torch.Generator().manual_seed(0)
         model.eval()
-        with torch.no_grad():
-            parts = first_stage_loss(model, *collate_first(held_out, layout, rng, corrupt=0., drop_text=0.), speakers[:1].expand(len(held_out),-1))
+        with torch.no_grad(): parts = first_stage_loss(model, *unseen, layout)
         model.train()
         return {f'held_out_{k}': round(float(v),4) for k,v in parts.items()}
     model.train()
@@ -583,7 +593,6 @@ def collate_second(
     corrupt:float=.05    # share of the seen codes replaced by others
 )->tuple: # ids (batch, 2, time), targets (batch, 6, time) with −100 where nothing is learnt, lengths (batch,)
     "Two rows in, six rows out."
-    from metavoice.encoder import second_stage_input
     lengths = torch.tensor([len(u.text)+u.codes.shape[1] for u in batch])
     ids = torch.stack([second_stage_input(u.text, u.codes[:2].long(), int(lengths.max()), layout) for u in batch])
     targets = torch.full((len(batch), 6, ids.shape[-1]), -100)
@@ -612,17 +621,14 @@ def train_second(
     **run
 ):
     "Train the second stage; gives it back trained."
-    training = Training(model, out, recipe)
-    batches = ByLength(data, tokens, training.rng)
-    if compile:
-        for block in model.transformer.h: block.compile(dynamic=True)
+    training, batches = begin_stage(model, data, out, recipe, tokens, compile)
+    unseen = *collate_second(held_out, layout, torch.Generator().manual_seed(0), corrupt=0.), speakers[:1].expand(len(held_out),-1)
     def loss(t):
         batch = batches()
         each = second_stage_loss(model, *collate_second(batch, layout, t.rng), speakers[torch.randint(len(speakers), (len(batch),), generator=t.rng)])
         return dict(loss=each.mean(), codebook_3=each[0].detach(), codebook_8=each[5].detach())
     def evaluate(t):
-        with torch.no_grad():
-            each = second_stage_loss(model, *collate_second(held_out, layout, torch.Generator().manual_seed(0), corrupt=0.), speakers[:1].expand(len(held_out),-1))
+        with torch.no_grad(): each = second_stage_loss(model, *unseen)
         return dict(held_out=round(float(each.mean()),4))
     return training.run(loss, evaluate=evaluate, **run).eval()
 
@@ -638,7 +644,6 @@ def train_mbd(
     **run
 ):
     "Train all bands of a `MultiBandDiffusion`; gives it back trained."
-    from metavoice.mbd import projected_bands, training_loss
     training = Training(mbd, out, recipe)
     length = round(seconds*codec.sample_rate/codec.hop)*codec.hop
     def loss(t):
@@ -663,19 +668,13 @@ def trained(
     run:str|Path     # folder of its training
 )->nn.Module:
     "The model with the weights of its last checkpoint."
-    from metavoice.gpt import strip_prefix
-    state = torch.load(Path(run)/'state.pt', weights_only=True)['model']
-    model.load_state_dict({name.replace('_orig_mod.',''): t for name,t in strip_prefix(state).items()})
+    model.load_state_dict(torch.load(Path(run)/'state.pt', weights_only=True)['model'])
     return model.eval()
 
 def nano_parts(
     runs:str|Path # folder with the runs codec, first, second, mbd, and tokeniser.json
 )->dict:
     "The trained parts of nano."
-    from metavoice.codec import NanoCodec, NanoCodecConfig
-    from metavoice.gpt import GPT, GPTConfig
-    from metavoice.mbd import nano_unet, untrained_mbd
-    from metavoice.tokeniser import Tokeniser
     runs = Path(runs)
     parts = dict(codec=NanoCodec(NanoCodecConfig(**NANO['codec'])), first=GPT(GPTConfig(**NANO['first'])), second=GPT(GPTConfig(**NANO['second'])))
     if (runs/'mbd'/'state.pt').exists(): parts['mbd'] = untrained_mbd(nano_unet())

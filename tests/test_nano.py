@@ -2,14 +2,13 @@
 
 `python tests/test_nano.py 40` prints the table of the README: words that are heard wrong, DNSMOS and speed, by vocoder.
 """
-import re, sys, time
+import re, sys
 
 import jiwer
 import numpy as np
 import pocketsphinx
 import pytest
 
-from metavoice.audio import Audio
 from metavoice.pretrain import sentences
 from metavoice.tts import TTS
 
