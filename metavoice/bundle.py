@@ -16,16 +16,18 @@ from torch import Tensor, nn
 from .codec import NanoCodec, NanoCodecConfig
 from .core import BundleError, OptionError, OutputError, TokenLayout, download, pick_device, pick_dtype
 from .gpt import GPT, GPTConfig, load_gpt, strip_prefix, take_state, without_memory
-from .mbd import MultiBandDiffusion, read_inertly, read_released_mbd
+from .mbd import MultiBandDiffusion, UNetConfig, fit_processors, read_inertly, read_released_mbd, untrained_mbd
+from .quantise import check_method, give_back, is_quantised, quantised
 from .speaker_encoder import SpeakerEncoder
 from .tokeniser import Tokeniser
 
 # %% auto #0
-__all__ = ['RELEASE', 'ENCODEC', 'MBD', 'RELEASES', 'RELEASE_LICENCES', 'DEFAULTS', 'FORMAT', 'FILES', 'KINDS', 'reference',
-           'released_manifest', 'reading', 'check_manifest', 'read_manifest', 'mapped', 'read_weights', 'Place',
-           'find_bundle', 'hub_manifest', 'released_config', 'check_stage', 'read_tokeniser', 'read_stage',
-           'read_speaker_encoder', 'read_codec', 'read_mbd', 'Bundle', 'load_bundle', 'stored', 'foreign_files',
-           'folder_whole', 'describe_part', 'copy_voices', 'write_bundle', 'save', 'count_numbers', 'info']
+__all__ = ['RELEASE', 'ENCODEC', 'MBD', 'RELEASES', 'RELEASE_LICENCES', 'DEFAULTS', 'FORMAT', 'FILES', 'KINDS', 'LARGE', 'SIZES',
+           'reference', 'released_manifest', 'reading', 'check_manifest', 'read_manifest', 'mapped', 'each_weight',
+           'read_weights', 'Place', 'find_bundle', 'hub_manifest', 'released_config', 'check_stage', 'read_tokeniser',
+           'read_stage', 'read_speaker_encoder', 'read_codec', 'read_mbd', 'Bundle', 'is_large', 'load_bundle',
+           'stored', 'foreign_files', 'folder_whole', 'describe_part', 'copy_voices', 'write_random', 'write_bundle',
+           'save', 'random_parts', 'random_bundle', 'count_numbers', 'info']
 
 # %% ../nbs/11_bundle.ipynb #692505aa
 RELEASE, ENCODEC, MBD = 'metavoiceio/metavoice-1B-v0.1', 'facebook/encodec_24khz', 'facebook/multiband-diffusion'
@@ -119,6 +121,23 @@ def mapped(
         return state
 
 # %% ../nbs/11_bundle.ipynb #bf1a3bc9
+def each_weight(
+    path:Path,                # .safetensors or .pt
+    dtype:torch.dtype,        # for what is floating point
+    device:torch.device,
+    key:str='model',          # where the weights are in a .pt
+    chunk:int|None=None       # bytes after which the file is mapped anew; a 32nd of it if None
+): # yields (name, tensor of its own)
+    "The tensors of a file, converted one by one; raises `BundleError`."
+    source, seen = mapped(path, key), 0
+    if chunk is None: chunk = max(1<<22, path.stat().st_size//32)
+    for name in list(source):
+        if seen > chunk: source, seen = mapped(path, key), 0
+        t = source.pop(name).detach()
+        seen += t.nbytes
+        yield name, t.to(device, dtype if t.is_floating_point() else t.dtype, copy=True)
+        del t
+
 def read_weights(
     path:Path,                # .safetensors or .pt
     dtype:torch.dtype,        # for what is floating point
@@ -127,15 +146,7 @@ def read_weights(
     chunk:int|None=None       # bytes after which the file is mapped anew; a 32nd of it if None
 )->dict: # name → tensor of its own
     "All tensors of a file, converted one by one without holding them twice; raises `BundleError`."
-    out, source, seen = {}, mapped(path, key), 0
-    if chunk is None: chunk = max(1<<22, path.stat().st_size//32)
-    for name in list(source):
-        if seen > chunk: source, seen = mapped(path, key), 0
-        t = source.pop(name).detach()
-        out[name] = t.to(device, dtype if t.is_floating_point() else t.dtype, copy=True)
-        seen += t.nbytes
-        del t
-    return out
+    return dict(each_weight(path, dtype, device, key, chunk))
 
 # %% ../nbs/11_bundle.ipynb #d97d4990
 @dataclass(frozen=True)
@@ -222,12 +233,25 @@ def read_tokeniser(path:Path, entry:dict)->Tokeniser:
         if entry['kind']=='json': return Tokeniser.from_json(path.read_text(encoding='utf-8'))
         return Tokeniser.from_meta(read_inertly(path)['meta']['tokenizer'])
 
-def read_stage(path:Path, entry:dict, part:str, layout:TokenLayout, dtype:torch.dtype, device:torch.device)->GPT:
-    "The first or second stage."
+def read_stage(path:Path, entry:dict, part:str, layout:TokenLayout, dtype:torch.dtype, device:torch.device, how:str|None=None)->GPT:
+    "The first or second stage, its weights quantised (int8, int4) on the way if asked for; raises `BundleError` and `OptionError`."
+    check_method(how, device)
     with reading(path):
         config = released_config(read_inertly(path)) if entry['kind']=='released' else GPTConfig(**entry['config'])
         check_stage(config, part, layout)
-        return load_gpt(read_weights(path, dtype, device), config, str(path))
+        if how is None: return load_gpt(read_weights(path, dtype, device), config, str(path))
+        state, linears = {}, {} # as soon as a matrix is quantised, only its shape is kept
+        for name,t in each_weight(path, dtype, device):
+            name = name.removeprefix('_orig_mod.')
+            if is_quantised(name): linears[name.removesuffix('.weight')], t = t if config.bias else quantised(t, None, how), t if config.bias else t.to('meta')
+            state[name] = t
+            if len(linears)%16==0: give_back()
+        model = load_gpt(state, config, str(path))
+        for name in list(linears):
+            linear = linears.pop(name)
+            if config.bias: linear = quantised(linear, state[f'{name}.bias'], how) # older models, where a bias may come before or after
+            model.set_submodule(name, linear)
+        return model
 
 def read_speaker_encoder(path:Path, entry:dict, device:torch.device)->SpeakerEncoder:
     "The speaker encoder."
@@ -248,7 +272,7 @@ def read_mbd(path:Path, entry:dict, device:torch.device)->MultiBandDiffusion:
     with reading(path):
         if entry['kind']=='released': mbd = read_released_mbd(path).to(device)
         else: mbd = MultiBandDiffusion.from_config(entry['config'], read_weights(path, torch.float32, device))
-        return mbd.requires_grad_(False)
+        return (mbd.pack() if device.type=='cpu' else mbd).requires_grad_(False)
 
 # %% ../nbs/11_bundle.ipynb #c75525c5
 class Bundle:
@@ -257,13 +281,16 @@ class Bundle:
         manifest:dict,        # as in bundle.json
         place:Place,          # where its files are
         device:torch.device,
-        dtype:torch.dtype     # of the two stages; the other parts run in float32
+        dtype:torch.dtype,    # of the two stages; the other parts run in float32
+        quantise:str|None=None, # int8 or int4 for the weights of the first stage
+        compile:bool|None=False # whether steps of the first stage are compiled; None: where it pays
     ):
-        self.manifest, self.place, self.device, self.dtype = manifest, place, device, dtype
+        self.manifest, self.place, self.device, self.dtype, self.quantise, self.compile = manifest, place, device, dtype, quantise, compile
         self.name, self.minimum_reference = manifest['name'], manifest['minimum_reference'] # seconds of speech for a voice
         self.defaults, self.licences = dict(manifest['defaults']), dict(manifest['licences'])
 
-    def __repr__(self): return f"Bundle({self.name!r}, {', '.join(self.parts)}; {self.device}, {str(self.dtype).removeprefix('torch.')})"
+    def __repr__(self):
+        return f"Bundle({self.name!r}, {', '.join(self.parts)}; {self.device}, {str(self.dtype).removeprefix('torch.')}{f', {self.quantise}' if self.quantise else ''})"
 
     @property
     def parts(self)->tuple: return tuple(self.manifest['parts']) # names of those it has
@@ -290,7 +317,10 @@ class Bundle:
     @cached_property
     def layout(self)->TokenLayout: return self.manifest.get('layout') or TokenLayout(text_ranks=len(self.tokeniser.mergeable_ranks))
     @cached_property
-    def first(self)->GPT: return read_stage(*self.find('first'), 'first', self.layout, self.dtype, self.device)
+    def first(self)->GPT:
+        model = read_stage(*self.find('first'), 'first', self.layout, self.dtype, self.device, self.quantise)
+        model.compiling = self.compile
+        return model
     @cached_property
     def second(self)->GPT: return read_stage(*self.find('second'), 'second', self.layout, self.dtype, self.device)
     @cached_property
@@ -304,15 +334,32 @@ class Bundle:
     def voices(self)->dict: return {name: self.place.find(voice['file']) for name,voice in self.manifest['voices'].items()} # name → path of a reference
 
 # %% ../nbs/11_bundle.ipynb #fefc2e6a
+LARGE = 400_000_000 # bytes of a file of weights that no processor's cache holds
+
+def is_large(
+    manifest:dict,
+    place:Place
+)->bool:
+    "Whether a step of the first stage is bound by reading its weights from memory."
+    entry = manifest['parts'].get('first', {})
+    path = place.here(entry.get('file', FILES['first']))
+    return path.stat().st_size >= LARGE if path else entry.get('kind')=='released'
+
 def load_bundle(
     source:str|Path='nano',  # nano, a folder (released layout or ours), or owner/name on the Hub
     device:str|None=None,    # the best there is if None
-    dtype:str|None=None,     # of both stages: float32, bfloat16, float16; what suits the device if None
-    revision:str|None=None   # the commit on the Hub, in place of the pinned one
+    dtype:str|None=None,     # of both stages: float32, bfloat16, float16; what suits the device and the size if None
+    revision:str|None=None,  # the commit on the Hub, in place of the pinned one
+    quantise:str|None=None,  # int8 or int4 for the weights of the first stage; faster and smaller, and a little worse
+    compile:bool|None=None   # compile the steps of the first stage; None: on CUDA, once a job is long enough for it to pay
 )->Bundle:
     "The voice model of that name, its parts still to be read; raises `BundleError` or `OptionError`."
     device = pick_device(device)
-    return Bundle(*find_bundle(str(source), revision), device, pick_dtype(device, dtype))
+    check_method(quantise, device)
+    if compile and quantise and device.type=='cpu': raise OptionError(f"compile=True and quantise={quantise!r} don't go together on a CPU; leave one out")
+    manifest, place = find_bundle(str(source), revision)
+    if dtype is None and quantise=='int4' and device.type=='cuda': dtype = 'bfloat16'
+    return Bundle(manifest, place, device, pick_dtype(device, dtype, is_large(manifest, place)), quantise, compile)
 
 # %% ../nbs/11_bundle.ipynb #3711744f
 def stored(
@@ -394,6 +441,28 @@ def copy_voices(
     return out
 
 # %% ../nbs/11_bundle.ipynb #7aab3b33
+def write_random(
+    model:GPT,         # without memory
+    path:Path,         # .safetensors
+    dtype:torch.dtype, # on disk
+    seed:int
+):
+    "Write random weights in a model's shapes, without ever having them in memory: ones for norms, else repetitions of one block."
+    generator = torch.Generator().manual_seed(seed)
+    block = torch.randn(1<<20, generator=generator).mul_(.02).to(dtype).view(torch.uint8).numpy().tobytes()
+    names, header, end = {torch.float32: 'F32', torch.bfloat16: 'BF16', torch.float16: 'F16'}, {'__metadata__': dict(format='pt', random=str(seed))}, 0
+    tensors = {n: (tuple(p.shape), p.numel()*dtype.itemsize, p.ndim==1) for n,p in model.named_parameters()}
+    for name,(shape,size,_) in tensors.items(): header[name] = dict(dtype=names[dtype], shape=shape, data_offsets=[end, end := end+size])
+    text = json.dumps(header).encode()
+    text += b' '*(-len(text)%8)
+    with open(path, 'wb') as f:
+        f.write(len(text).to_bytes(8, 'little') + text)
+        for shape,size,norm in tensors.values():
+            if norm: f.write(torch.ones(shape, dtype=dtype).view(torch.uint8).numpy().tobytes()); continue
+            start = int(torch.randint(0, len(block)//2//dtype.itemsize, (1,), generator=generator))*dtype.itemsize # so that rows differ
+            while size: part = min(size, len(block)-start); f.write(memoryview(block)[start:start+part]); size, start = size-part, 0
+
+# %% ../nbs/11_bundle.ipynb #31705039
 def write_bundle(
     path:str|Path,                # the folder; one that holds a bundle is replaced
     *,
@@ -408,7 +477,8 @@ def write_bundle(
     voices:dict|None=None,        # name → (file with speech or an embedding, where it is from)
     minimum_reference:float=30.,  # seconds of speech that a voice needs
     licences:dict|None=None,      # part → licence and origin
-    dtype:str='float16'           # of the weights on disk
+    dtype:str='float16',          # of the weights on disk
+    random:int|None=None          # a seed: stages without memory are filled with random weights, and the model is marked as random
 )->Path:
     "Write a model in our own layout, as a whole or not at all; raises `BundleError` or `OutputError`."
     from safetensors.torch import save_file
@@ -422,9 +492,11 @@ def write_bundle(
         with folder_whole(path) as folder:
             manifest = dict(format=FORMAT, name=name, minimum_reference=minimum_reference, defaults=defaults, layout=asdict(layout),
                             licences=licences, parts={k: describe_part(k, v) for k,v in parts.items()}, voices=copy_voices(voices or {}, folder))
+            if random is not None: manifest['random'] = random
             (folder/FILES['tokeniser']).write_text(tokeniser.to_json(), encoding='utf-8')
             for part,module in parts.items():
-                if isinstance(module, nn.Module) and 'repo' not in manifest['parts'][part]:
+                if random is not None and isinstance(module, GPT) and module.transformer.wpe.weight.is_meta: write_random(module, folder/FILES[part], number, random)
+                elif isinstance(module, nn.Module) and 'repo' not in manifest['parts'][part]:
                     save_file(stored(module, number, part), folder/FILES[part], dict(format='pt', part=part, licence=licences.get(part, 'not stated')))
             (folder/'bundle.json').write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding='utf-8')
     except OSError as e: raise e if isinstance(e, OutputError) else OutputError(f"can't write {path}: {e.strerror or e}") from None
@@ -436,7 +508,8 @@ def save(self:Bundle,
     dtype:str='float16',  # of the weights on disk
     name:str|None=None    # another name for the model
 )->Path:
-    "Write the model in our own layout; raises `BundleError` or `OutputError`."
+    "Write the model in our own layout; raises `BundleError` or `OutputError`, and `OptionError` for a quantised one."
+    if self.quantise: raise OptionError(f"a model that was loaded with quantise={self.quantise!r} can't be saved; load it without")
     entries = self.manifest['parts']
     parts = {part: (entries[part] if 'repo' in entries[part] else getattr(self, part)) if part in entries else None for part in FILES}
     voices = {k: (path, self.manifest['voices'][k]['source']) for k,path in self.voices.items()}
@@ -444,6 +517,45 @@ def save(self:Bundle,
                         licences=self.licences, dtype=dtype)
 
 Bundle.save = save
+
+# %% ../nbs/11_bundle.ipynb #2a2fae65
+SIZES = ('1b', 'nano')
+
+def random_parts(
+    size:str # 1b or nano
+)->dict: # options of `write_bundle`
+    "The parts of a model of random weights: of the released shapes, with a codec of our own, or of nano's; raises `OptionError`."
+    if size not in SIZES: raise OptionError(f"unknown size {size!r}; use {' or '.join(SIZES)}")
+    nano, place = find_bundle('nano')
+    configs, tokeniser = {k: o.get('config') for k,o in nano['parts'].items()}, read_tokeniser(place.find(FILES['tokeniser']), nano['parts']['tokeniser'])
+    layout = TokenLayout(text_ranks=len(tokeniser.mergeable_ranks))
+    if size=='1b':
+        second = GPTConfig(n_layer=6, n_head=6, n_embd=384, block_size=1024, vocab_sizes=[layout.second_vocab, 1025], target_vocab_sizes=[1025]*6, causal=False)
+        first, codec = GPTConfig(vocab_sizes=[layout.first_vocab]), NanoCodecConfig(hop=320, latent_dim=128)
+    else: first, second, codec = GPTConfig(**configs['first']), GPTConfig(**configs['second']), NanoCodecConfig(**configs['codec'])
+    with without_memory(): stages = dict(first=GPT(first), second=GPT(second))
+    unet = UNetConfig() if size=='1b' else UNetConfig(**configs['mbd']['bands'][0]['unet']) if 'mbd' in configs else None
+    decoder, mbd = NanoCodec(codec).eval(), None if unet is None else untrained_mbd(unet).eval()
+    nn.init.normal_(decoder.quantiser.codebooks)
+    if mbd is not None: fit_processors(mbd, torch.randn(1, 24000))
+    return dict(tokeniser=tokeniser, **stages, codec=decoder, speaker_encoder=SpeakerEncoder().eval(), mbd=mbd)
+
+def random_bundle(
+    path:str|Path,        # the folder; one that holds a bundle is replaced
+    size:str='nano',      # 1b or nano
+    dtype:str='bfloat16', # of the weights on disk
+    seed:int=0
+)->Path:
+    "Write a model of random weights, to measure speed and memory with; raises `OptionError` and `OutputError`."
+    nano, place = find_bundle('nano')
+    pick_dtype(torch.device('cpu'), dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = random_parts(size)
+    voice = next(iter(nano['voices'].items()), None)
+    voices = {} if voice is None else {voice[0]: (place.find(voice[1]['file']), voice[1]['source'])}
+    return write_bundle(path, name=f'random-{size}', **parts, minimum_reference=3., voices=voices, random=seed, dtype=dtype,
+                        defaults=dict(vocoder='mbd' if parts['mbd'] is not None else 'codec', constrain=True), licences=dict.fromkeys(parts, 'random weights; they say nothing'))
 
 # %% ../nbs/11_bundle.ipynb #bd07ee1e
 def count_numbers(

@@ -152,7 +152,7 @@ class NanoCodec(nn.Module):
         mel = log_mel(samples, c.sample_rate, c.n_fft, c.hop//2, c.n_mels, centre=False).clamp(min=-7)/3 + 1
         x = self.encoder_fast(self.mel_in(mel.transpose(1,2)))
         x = self.fold(x.reshape(x.shape[0], x.shape[1]//2, -1))
-        return self.to_latent(self.encoder_slow(x)).transpose(1,2)
+        return self.to_latent(self.encoder_slow(x)).float().transpose(1,2)
 
     def synthesise(self,
         latent:Tensor # (batch, latent_dim, frames)
@@ -161,7 +161,7 @@ class NanoCodec(nn.Module):
         c = self.config
         x = self.unfold(self.decoder_slow(self.from_latent(latent.transpose(1,2))))
         x = self.decoder_fast(x.reshape(x.shape[0], -1, c.width))
-        magnitude, phase = self.spectrum(self.norm(x)).transpose(1,2).chunk(2, 1)
+        magnitude, phase = self.spectrum(self.norm(x)).float().transpose(1,2).chunk(2, 1)
         spectrum = torch.polar(magnitude.clamp(max=7).exp(), phase)
         return overlap_add(torch.fft.irfft(spectrum, c.n_fft, dim=1), c.hop//2)
 

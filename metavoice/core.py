@@ -4,14 +4,14 @@
 
 # %% ../nbs/00_core.ipynb #79b60fcb
 from __future__ import annotations
-import hashlib, os, tempfile
+import hashlib, os, platform, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 # %% auto #0
 __all__ = ['DTYPES', 'MetaVoiceError', 'TextError', 'AudioError', 'OptionError', 'BundleError', 'OutputError', 'TokenLayout',
-           'pick_device', 'pick_dtype', 'written_whole', 'cache_dir', 'content_key', 'download']
+           'pick_device', 'native_bfloat16', 'pick_dtype', 'written_whole', 'cache_dir', 'content_key', 'download']
 
 # %% ../nbs/00_core.ipynb #19516f51
 class MetaVoiceError(Exception):
@@ -75,15 +75,22 @@ def pick_device(
 # %% ../nbs/00_core.ipynb #4c6c2b80
 DTYPES = ('float32', 'bfloat16', 'float16')
 
+def native_bfloat16()->bool:
+    "Whether this CPU multiplies bfloat16 in hardware."
+    import torch
+    if platform.machine().lower() in ('arm64','aarch64'): return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return any(getattr(torch.cpu, name, bool)() for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
+
 def pick_dtype(
     device,              # a torch.device
-    dtype:str|None=None  # float32, bfloat16 or float16; what suits the device if None
+    dtype:str|None=None, # float32, bfloat16 or float16; what suits the device if None
+    large:bool=False     # the model is much larger than the processor's cache
 ): # a torch.dtype
     "The number format for weights and activations; raises `OptionError` for an unknown one."
     import torch
     if dtype is None:
         if device.type=='cuda': dtype = 'bfloat16' if torch.cuda.get_device_capability(device)[0]>=8 else 'float16'
-        else: dtype = 'float32'
+        else: dtype = 'bfloat16' if device.type=='cpu' and large and native_bfloat16() else 'float32'
     name = str(dtype).removeprefix('torch.')
     if name not in DTYPES: raise OptionError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
     return getattr(torch, name)

@@ -4,14 +4,15 @@
 
 # %% ../nbs/10_denoiser.ipynb #ccf15ad5
 from __future__ import annotations
-import ctypes, os, threading, weakref
+import ctypes, math, os, threading, weakref
 import torch
 from torch import Tensor
 from .core import AudioError, BundleError, OptionError
 from .audio import Audio, resample
 
 # %% auto #0
-__all__ = ['load_runtime', 'DenoiserState', 'denoise_into', 'Denoiser', 'check_samples', 'enhance']
+__all__ = ['load_runtime', 'DenoiserState', 'denoise_into', 'Denoiser', 'check_samples', 'enhance', 'ResampleStream',
+           'EnhanceStream']
 
 # %% ../nbs/10_denoiser.ipynb #f5ed4346
 def load_runtime(): # (C library with its functions typed, path of the weights as bytes)
@@ -162,3 +163,54 @@ def enhance(
     if audio.sample_rate==denoiser.sample_rate: return Audio(denoiser(audio.samples), audio.sample_rate)
     samples = check_samples(resample(check_samples(audio.samples), audio.sample_rate, denoiser.sample_rate))
     return Audio(denoiser(samples, out=samples), denoiser.sample_rate)
+
+# %% ../nbs/10_denoiser.ipynb #3f4fbd74
+class ResampleStream:
+    "`resample` for a stream in pieces of any size."
+    def __init__(self,
+        from_rate:int, # Hz
+        to_rate:int    # Hz
+    ):
+        resample(torch.zeros(0), from_rate, to_rate) # refuses rates that can't be
+        common = math.gcd(int(from_rate), int(to_rate))
+        self.from_rate, self.to_rate, self.step, self.made = int(from_rate), int(to_rate), int(from_rate)//common, int(to_rate)//common
+        if self.step > 1000: raise OptionError(f"can't resample a stream from {from_rate} Hz to {to_rate} Hz; their ratio has to be one of small numbers")
+        reach = math.ceil(6*self.step/(.99*min(self.step, self.made))) + self.step # torchaudio's filter: 6 zero crossings, cut at 0.99 of the lower rate
+        self.reach, self.held, self.past = -(-reach//self.step)*self.step, torch.zeros(0), 0 # samples; what is held, and how much of it has been given out
+
+    def process(self,
+        chunk:Tensor # (time,) the next piece
+    )->Tensor: # (time',) all that no later sample can change
+        "Resample the next piece; `flush` gives the rest."
+        if self.step==self.made: return chunk
+        self.held = torch.cat([self.held, chunk])
+        ready = (len(self.held)-self.reach)//self.step*self.step
+        if ready <= self.past: return chunk[:0]
+        out = resample(self.held, self.from_rate, self.to_rate)[self.past//self.step*self.made:ready//self.step*self.made]
+        self.held, self.past = self.held[max(0, ready-self.reach):], min(ready, self.reach)
+        return out
+
+    def flush(self)->Tensor: # (time',)
+        "The end of the stream; the next `process` starts a new one."
+        out = resample(self.held, self.from_rate, self.to_rate)[self.past//self.step*self.made:]
+        self.held, self.past = self.held[:0], 0
+        return out
+
+# %% ../nbs/10_denoiser.ipynb #889b295a
+class EnhanceStream:
+    "`enhance` for a stream in pieces of any size, at any rate; at most 45 ms behind."
+    def __init__(self,
+        denoiser:Denoiser, # whose stream is used: one at a time
+        sample_rate:int    # Hz, of what comes in
+    ):
+        self.denoiser, self.resampling = denoiser, ResampleStream(sample_rate, denoiser.sample_rate)
+
+    def process(self,
+        chunk:Tensor # (time,) the next piece
+    )->Tensor: # (time',) 48 kHz
+        "What is ready after this piece; `flush` gives the rest. Raises `AudioError` for samples that aren't finite and mono."
+        return self.denoiser.process(self.resampling.process(check_samples(chunk)))
+
+    def flush(self)->Tensor: # (time',) 48 kHz
+        "The end of the stream; the next `process` starts a new one."
+        return torch.cat([self.denoiser.process(self.resampling.flush()), self.denoiser.flush()])

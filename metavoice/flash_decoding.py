@@ -10,8 +10,8 @@ import torch, torch.nn.functional as F
 from .core import OptionError
 
 # %% auto #0
-__all__ = ['attention_mask', 'plain_attention', 'partial_attention', 'merge_splits', 'split_attention', 'choose_kernel',
-           'flash_attention', 'attention', 'KVCache']
+__all__ = ['CALL', 'attention_mask', 'plain_attention', 'partial_attention', 'merge_splits', 'split_attention', 'choose_kernel',
+           'flash_attention', 'attention', 'KVCache', 'Behind', 'StaticCache']
 
 # %% ../nbs/05_flash_decoding.ipynb #b59bc95d
 def attention_mask(
@@ -136,22 +136,28 @@ def attention(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 # %% ../nbs/05_flash_decoding.ipynb #3d58759d
+CALL = 150_000 # bytes that could be read in the time that one more call of an attention kernel takes on a CPU
+
 class KVCache:
-    "Keys and values of every layer in buffers allocated once; each row is filled to a length of its own."
+    "Keys and values of every layer in buffers that grow by blocks; each row is filled to a length of its own."
     def __init__(self,
         n_layer:int, batch:int, n_head:int,
-        capacity:int,        # positions per row
+        capacity:int,        # positions that a row may reach
         head_dim:int,
         dtype=torch.float32, # number format of keys and values
-        device='cpu'
+        device='cpu',
+        block:int=256        # positions by which the buffers grow
     ):
-        self.keys,self.values = (torch.zeros(n_layer, batch, n_head, capacity, head_dim, dtype=dtype, device=device) for _ in range(2))
-        self.capacity,self.counts = capacity,[0]*batch # filled positions per row, known without asking the device
-        self._refresh()
+        self.capacity,self.block,self.size = capacity,block,min(block, capacity) # size: positions there is memory for
+        def buffers(): return [torch.zeros(batch, n_head, self.size, head_dim, dtype=dtype, device=device) for _ in range(n_layer)]
+        self._keys,self._values = buffers(),buffers()
+        self._fill([0]*batch)
 
-    def _refresh(self):
-        self.batch,self.filled = len(self.counts),max(self.counts, default=0)
-        self.even = self.filled==min(self.counts, default=0) # all rows equally long
+    def _fill(self, counts):
+        "Set the filled positions of the rows in use, which are known without asking the device."
+        self.counts = counts
+        self.batch,self.filled = len(counts),max(counts, default=0)
+        self.even = self.filled==min(counts, default=0) # all rows equally long
         self._made = {} # tensors that follow from the counts, each made once a step
 
     def _make(self, name, make):
@@ -159,55 +165,159 @@ class KVCache:
         return self._made[name]
 
     @property
+    def rows(self)->int: return len(self._keys[0]) # there is memory for
+    @property
+    def device(self): return self._keys[0].device
+    @property
+    def keys(self)->list: return [o[:self.batch] for o in self._keys]     # of (batch, heads, size, d), one for each layer
+    @property
+    def values(self)->list: return [o[:self.batch] for o in self._values]
+
+    @property
     def lengths(self)->torch.Tensor:
         "(batch,) filled positions of every row, on the device."
-        return self._make('lengths', lambda: torch.tensor(self.counts, device=self.keys.device))
+        return self._make('lengths', lambda: torch.tensor(self.counts, device=self.device))
 
     def positions(self, T:int)->torch.Tensor:
         "Where T new tokens will stand: (1, T) if all rows are equally long, (batch, T) otherwise."
-        if self.even: return self._make(('at',T), lambda: torch.arange(self.filled, self.filled+T, device=self.keys.device)[None])
-        return self._make(('at',T), lambda: self.lengths[:,None] + torch.arange(T, device=self.keys.device))
+        if self.even: return self._make(('at',T), lambda: torch.arange(self.filled, self.filled+T, device=self.device)[None])
+        return self._make(('at',T), lambda: self.lengths[:,None] + torch.arange(T, device=self.device))
+
+    def packed_positions(self, lengths:list)->torch.Tensor:
+        "Where packed tokens will stand: (1, all of them)."
+        return self._make(('packed',*lengths), lambda: torch.cat([torch.arange(a, a+n) for a,n in zip(self.counts, lengths)]).to(self.device)[None])
 
     def seen(self, T:int)->torch.Tensor|None:
         "What `attention` takes as `lengths` once T new tokens are written: (batch,), or None if all rows are equally long."
         return None if self.even else self._make(('seen',T), lambda: self.lengths + T)
 
+    def reserve(self, length:int):
+        "Have memory for `length` positions; raises `OptionError`."
+        if length<=self.size: return
+        if length>self.capacity: raise OptionError(f"{length} positions don't fit into a cache of {self.capacity}")
+        more = min(-(-length//self.block)*self.block, self.capacity) - self.size
+        for buffers in (self._keys, self._values):
+            for i,o in enumerate(buffers): buffers[i] = F.pad(o, (0,0,0,more)) # one layer after the other: only one is there twice
+        self.size += more
+
     def update(self, layer:int, k:torch.Tensor, v:torch.Tensor)->tuple:
         "Write k and v (batch, heads, T, d) behind each row's filled part; views of all that is filled; raises `OptionError`."
-        T,start = k.shape[2],self.filled
+        n,T,start = self.batch,k.shape[2],self.filled
         end = start + T
-        if end>self.capacity: raise OptionError(f"{end} positions don't fit into a cache of {self.capacity}")
-        keys,values = self.keys[layer],self.values[layer]
-        if self.even: keys[:,:,start:end],values[:,:,start:end] = k,v
+        if end>self.size: self.reserve(end)
+        keys,values = self._keys[layer],self._values[layer]
+        if self.even: keys[:n,:,start:end],values[:n,:,start:end] = k,v
         else:
-            rows = self._make('rows', lambda: torch.arange(self.batch, device=k.device)[:,None])
-            at = self.positions(T)
+            rows,at = self._make('rows', lambda: torch.arange(n, device=k.device)[:,None]),self.positions(T)
             keys[rows,:,at],values[rows,:,at] = k.transpose(1,2).to(keys.dtype),v.transpose(1,2).to(values.dtype)
-        return keys[:,:,:end],values[:,:,:end]
+        return keys[:n,:,:end],values[:n,:,:end]
 
-    def attend(self, layer:int, q:torch.Tensor, k:torch.Tensor, v:torch.Tensor)->torch.Tensor:
-        "Update, then causal `attention`; a mask that ragged rows need is made once for all layers."
+    def _runs(self, k:torch.Tensor)->list|None:
+        "(first row, last + 1, count) of runs of equally long rows where a call for each reads less than a mask would, on a CPU."
+        starts = [i for i,n in enumerate(self.counts) if i==0 or n!=self.counts[i-1]]
+        wasted = sum(self.filled-n for n in self.counts) * 2*k.shape[1]*k.shape[3]*k.itemsize
+        if k.device.type!='cpu' or wasted < len(starts)*CALL: return None
+        return [(a,b,self.counts[a]) for a,b in zip(starts, [*starts[1:], self.batch])]
+
+    def attend(self, layer:int, q:torch.Tensor, k:torch.Tensor, v:torch.Tensor, lengths:list|None=None)->torch.Tensor:
+        "Update, then causal `attention`; with `lengths`, rows are packed: (1, heads, all tokens, d), so many of each row."
+        if lengths is not None: return self.attend_packed(layer, q, k, v, lengths)
         T = q.shape[2]
+        if not self.even and T==1 and (runs := self._make('runs', lambda: self._runs(k))): return self.attend_runs(layer, q, k, v, runs)
         k,v = self.update(layer, k, v)
         masked = (not self.even or (T>1 and self.filled>0)) and choose_kernel(q.device, q.dtype)=='sdpa'
         mask = self._make(('mask',T), lambda: attention_mask(self.seen(T), T, k.shape[2], True, q.device)) if masked else None
         return attention(q, k, v, self.seen(T), causal=True, mask=mask)
+
+    def attend_one(self, layer:int, qkv:torch.Tensor)->torch.Tensor:
+        "One new token for each row, (batch, 3, heads, d) as a projection gives it; its attention, (batch, heads·d)."
+        q,k,v = qkv.unbind(1) # (batch, heads, d)
+        if not self.even or self.device.type!='cpu': return self.attend(layer, q[:,:,None], k[:,:,None], v[:,:,None]).flatten(1)
+        n,at = self.batch,self.filled
+        if at>=self.size: self.reserve(at+1)
+        keys,values = self._keys[layer][:n],self._values[layer][:n]
+        keys[:,:,at],values[:,:,at] = k,v
+        return F.scaled_dot_product_attention(q[:,:,None], keys[:,:,:at+1], values[:,:,:at+1]).view(n, -1)
+
+    def attend_runs(self, layer:int, q:torch.Tensor, k:torch.Tensor, v:torch.Tensor, runs:list)->torch.Tensor:
+        "One new token for each row, a call for each run of equally long rows."
+        if self.filled>=self.size: self.reserve(self.filled+1)
+        keys,values,out = self._keys[layer],self._values[layer],torch.empty_like(q)
+        for a,b,n in runs:
+            keys[a:b,:,n:n+1],values[a:b,:,n:n+1] = k[a:b],v[a:b]
+            out[a:b] = attention(q[a:b], keys[a:b,:,:n+1], values[a:b,:,:n+1])
+        return out
+
+    def attend_packed(self, layer:int, q:torch.Tensor, k:torch.Tensor, v:torch.Tensor, lengths:list)->torch.Tensor:
+        "Rows behind each other in one: each writes its own part and sees its own row."
+        self.reserve(max(a+n for a,n in zip(self.counts, lengths)))
+        keys,values,outs,begin = self._keys[layer],self._values[layer],[],0
+        for row,(a,n) in enumerate(zip(self.counts, lengths)):
+            at = slice(begin, begin := begin+n)
+            keys[row,:,a:a+n],values[row,:,a:a+n] = k[0,:,at],v[0,:,at]
+            outs.append(attention(q[:,:,at], keys[row:row+1,:,:a+n], values[row:row+1,:,:a+n], causal=True))
+        return torch.cat(outs, 2)
 
     def advance(self, counts):
         "Keep `counts` of the tokens just written: one number, or one for each row (a list, or a tensor on the CPU)."
         if isinstance(counts, torch.Tensor): counts = counts.tolist()
         if isinstance(counts, int): counts = [counts]*self.batch
         if len(counts)!=self.batch: raise OptionError(f"{len(counts)} counts for a cache of {self.batch} rows")
-        self.counts = [a+b for a,b in zip(self.counts, counts)]
-        self._refresh()
-        if self.filled>self.capacity: raise OptionError(f"{self.filled} positions don't fit into a cache of {self.capacity}")
+        counts = [a+b for a,b in zip(self.counts, counts)]
+        if max(counts, default=0)>self.capacity: raise OptionError(f"{max(counts)} positions don't fit into a cache of {self.capacity}")
+        self._fill(counts)
 
     def select(self, rows):
-        "Keep these rows, in this order, for example those that have not finished; the memory stays where it is."
+        "Keep these rows, in this order, for example those that have not finished; only what changes its place is moved."
         if isinstance(rows, torch.Tensor): rows = rows.tolist()
         if len(rows)>self.batch: raise OptionError(f"{len(rows)} rows wanted of a cache of {self.batch}")
-        n,index = len(rows),torch.tensor(rows, dtype=torch.long, device=self.keys.device)
-        for buffer in (self.keys, self.values):
-            for layer in buffer: layer[:n,:,:self.filled] = layer[index,:,:self.filled]
-        self.keys,self.values,self.counts = self.keys[:,:n],self.values[:,:n],[self.counts[i] for i in rows]
-        self._refresh()
+        moves = [(new,old) for new,old in enumerate(rows) if new!=old]
+        if moves:
+            new,old = torch.tensor(moves, device=self.device).T
+            filled = max(self.counts[o] for _,o in moves)
+            for buffers in (self._keys, self._values):
+                for o in buffers: o[new,:,:filled] = o[old,:,:filled]
+        self._fill([self.counts[i] for i in rows])
+
+    def behind(self, rows:int)->KVCache:
+        "An empty cache of so many rows in the memory behind the rows in use; raises `OptionError`."
+        if self.batch+rows>self.rows: raise OptionError(f"{rows} rows more than the {self.batch} in use don't fit into a cache of {self.rows}")
+        return Behind(self, rows)
+
+    def take(self, other:KVCache):
+        "The rows of a cache made by `behind` come to the others."
+        self._fill(self.counts + other.counts)
+
+class Behind(KVCache):
+    "Rows of another cache's memory, behind those in use there."
+    def __init__(self, whole:KVCache, rows:int):
+        self.whole,self.capacity,self.block = whole,whole.capacity,whole.block
+        self._fill([0]*rows)
+        self._look()
+
+    def _look(self):
+        a,b,whole = self.whole.batch,self.whole.batch+self.batch,self.whole
+        self._keys,self._values,self.size = [o[a:b] for o in whole._keys],[o[a:b] for o in whole._values],whole.size
+
+    def reserve(self, length:int):
+        self.whole.reserve(length)
+        self._look()
+
+# %% ../nbs/05_flash_decoding.ipynb #119a8237
+class StaticCache:
+    "The buffers of a `KVCache`, all rows and all positions, with one new token for each row at a position of its own."
+    def __init__(self,
+        keys:list,       # of (rows, heads, size, d), one for each layer
+        values:list,
+        at:torch.Tensor  # (rows,) where the new tokens stand
+    ):
+        self.keys,self.values,self.at = keys,values,at
+        self.row = torch.arange(at.shape[0], device=at.device)
+        self.mask = (torch.arange(keys[0].shape[2], device=at.device) <= at[:,None])[:,None,None] # (rows, 1, 1, size)
+
+    def attend_one(self, layer:int, qkv:torch.Tensor)->torch.Tensor:
+        "As `KVCache.attend_one`."
+        q,k,v = qkv.unbind(1) # (rows, heads, d)
+        keys,values = self.keys[layer],self.values[layer]
+        keys[self.row,:,self.at],values[self.row,:,self.at] = k,v
+        return F.scaled_dot_product_attention(q[:,:,None], keys, values, attn_mask=self.mask).flatten(1)

@@ -4,6 +4,7 @@
 
 # %% ../nbs/06_gpt.ipynb #c57302c9
 from __future__ import annotations
+import logging, os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .core import BundleError, OptionError
-from .flash_decoding import KVCache, attention
+from .core import BundleError, OptionError, cache_dir
+from .flash_decoding import KVCache, StaticCache, attention
 
 # %% auto #0
-__all__ = ['GPTConfig', 'RMSNorm', 'LayerNorm', 'make_norm', 'SwiGLU', 'MLP', 'SelfAttention', 'Block', 'GPT', 'without_memory',
-           'strip_prefix', 'take_state', 'load_gpt']
+__all__ = ['FEW', 'COMPILE_AFTER', 'GPTConfig', 'RMSNorm', 'LayerNorm', 'make_norm', 'Linear', 'SwiGLU', 'MLP', 'SelfAttention',
+           'Block', 'GPT', 'one_token', 'Decoder', 'to_compile', 'compiled_step', 'without_memory', 'strip_prefix',
+           'take_state', 'load_gpt']
 
 # %% ../nbs/06_gpt.ipynb #f502c53b
 @dataclass
@@ -83,12 +85,23 @@ class LayerNorm(nn.Module):
 
 def make_norm(config:GPTConfig): return RMSNorm(config.n_embd, config.rmsnorm_eps) if config.norm_type=='rmsnorm' else LayerNorm(config.n_embd, config.bias)
 
+# %% ../nbs/06_gpt.ipynb #d97b0ef9
+FEW = 32 # rows up to which the transposed product is the faster one
+
+class Linear(nn.Linear):
+    "A linear layer that is quick for a few rows in bfloat16 on a CPU."
+    def forward(self, x):
+        w = self.weight
+        if w.dtype!=torch.bfloat16 or w.requires_grad or w.device.type!='cpu' or x.numel() > FEW*w.shape[1]: return F.linear(x, w, self.bias)
+        y = torch.mm(w, x.reshape(-1, w.shape[1]).mT).mT.contiguous().view(*x.shape[:-1], -1) # (…, out)
+        return y if self.bias is None else y + self.bias
+
 # %% ../nbs/06_gpt.ipynb #b8b8de88
 class SwiGLU(nn.Module):
     "silu(x w1) · (x w3)."
     def __init__(self, config):
         super().__init__()
-        self.w1, self.w3 = (nn.Linear(config.n_embd, config.hidden, bias=config.bias) for _ in range(2))
+        self.w1, self.w3 = (Linear(config.n_embd, config.hidden, bias=config.bias) for _ in range(2))
 
     def forward(self, x): return F.silu(self.w1(x))*self.w3(x)
 
@@ -98,21 +111,22 @@ class MLP(nn.Module):
         super().__init__()
         gated = config.nonlinearity_type=='swiglu'
         if gated: self.swiglu = SwiGLU(config)
-        else: self.c_fc = nn.Linear(config.n_embd, 4*config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(config.hidden if gated else 4*config.n_embd, config.n_embd, bias=config.bias)
+        else: self.c_fc = Linear(config.n_embd, 4*config.n_embd, bias=config.bias)
+        self.c_proj = Linear(config.hidden if gated else 4*config.n_embd, config.n_embd, bias=config.bias)
         self.gated, self.dropout = gated, config.dropout
 
     def forward(self, x):
         x = self.swiglu(x) if self.gated else F.gelu(self.c_fc(x))
-        return F.dropout(self.c_proj(x), self.dropout, self.training)
+        x = self.c_proj(x)
+        return F.dropout(x, self.dropout) if self.training else x
 
 # %% ../nbs/06_gpt.ipynb #671ea959
 class SelfAttention(nn.Module):
     "Queries, keys and values from one projection; causal or not."
     def __init__(self, config):
         super().__init__()
-        self.c_attn = nn.Linear(config.n_embd, 3*config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.c_attn = Linear(config.n_embd, 3*config.n_embd, bias=config.bias)
+        self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.n_head, self.causal, self.dropout = config.n_head, config.causal, config.dropout
 
     def project(self, x):
@@ -121,9 +135,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x, cache=None, layer=0, lengths=None):
         q,k,v = self.project(x)
-        if cache is not None: y = cache.attend(layer, q, k, v)
+        if cache is not None: y = cache.attend(layer, q, k, v, lengths)
         else: y = attention(q, k, v, lengths, causal=self.causal, dropout=self.dropout*self.training)
-        return F.dropout(self.c_proj(y.transpose(1,2).flatten(2)), self.dropout, self.training)
+        y = self.c_proj(y.transpose(1,2).flatten(2))
+        return F.dropout(y, self.dropout) if self.training else y
 
 class Block(nn.Module):
     "Attention, then the network, each behind a norm and added to what came in."
@@ -146,11 +161,12 @@ class GPT(nn.Module):
         self.transformer = nn.ModuleDict(dict(
             wtes=nn.ModuleList([nn.Embedding(n, c.n_embd) for n in c.vocab_sizes]), wpe=nn.Embedding(c.block_size, c.n_embd),
             h=nn.ModuleList([Block(c) for _ in range(c.n_layer)]), ln_f=make_norm(c)))
-        if c.speaker_emb_size: self.speaker_cond_pos = nn.Linear(c.speaker_emb_size, c.n_embd, bias=False)
-        self.lm_heads = nn.ModuleList([nn.Linear(c.n_embd, n, bias=False) for n in c.heads])
+        if c.speaker_emb_size: self.speaker_cond_pos = Linear(c.speaker_emb_size, c.n_embd, bias=False)
+        self.lm_heads = nn.ModuleList([Linear(c.n_embd, n, bias=False) for n in c.heads])
         if c.target_vocab_sizes is None:
             for table,head in zip(self.transformer.wtes, self.lm_heads): head.weight = table.weight
         self.apply(self._start)
+        self.compiling, self.compiled, self.steps_taken = False, None, 0 # see `Decoder`
 
     def _start(self, module):
         if isinstance(module, (nn.Linear, nn.Embedding)): nn.init.normal_(module.weight, std=.02)
@@ -159,14 +175,19 @@ class GPT(nn.Module):
     def embed(self,
         ids:Tensor,                # (batch, rows, time)
         speaker:Tensor|None=None,  # (batch, 256); zeros or None add nothing
-        cache:KVCache|None=None    # positions go on from what it holds
+        cache:KVCache|None=None,   # positions go on from what it holds
+        lengths:list|None=None     # with a cache: rows are packed, so many tokens of each
     )->Tensor: # (batch, time, width)
         "Tokens, positions and speaker, summed."
-        time = ids.shape[-1]
+        time, tables, w = ids.shape[-1], self.transformer.wtes, self.transformer.wpe.weight
         if cache is None: positions = torch.arange(time, device=ids.device)
-        else: positions = cache.positions(time)
-        x = sum(table(ids[:,i]) for i,table in enumerate(self.transformer.wtes)) + self.transformer.wpe(positions)
-        if speaker is not None: x = x + self.speaker_cond_pos(speaker.to(x.dtype))[:,None]
+        else: positions = cache.positions(time) if lengths is None else cache.packed_positions(lengths)
+        x = tables[0](ids[:,0])
+        for i in range(1, len(tables)): x = x + tables[i](ids[:,i])
+        x = x + self.transformer.wpe(positions)
+        if speaker is not None:
+            said = self.speaker_cond_pos(speaker.to(w.dtype))[:,None] # (batch, 1, width)
+            x = x + (said if lengths is None else said[:,0].repeat_interleave(torch.tensor(lengths, device=w.device), 0)[None])
         return F.dropout(x, self.config.dropout, self.training)
 
     def forward(self,
@@ -174,16 +195,30 @@ class GPT(nn.Module):
         speaker:Tensor|None=None,   # (batch, 256); zeros or None: unconditional
         cache:KVCache|None=None,    # keys and values so far; the caller advances it
         last:Tensor|None=None,      # (batch,) the one position of each row whose logits are wanted; all if None
-        lengths:Tensor|None=None    # (batch,) positions of each row that count, without a cache; all if None
+        lengths:Tensor|None=None    # (batch,) positions of each row that count; all if None. With a cache, a list: `prefill`
     )->list: # logits (batch, time or 1, vocabulary), one tensor a head
         "Logits for every head; raises `OptionError` for a sequence longer than the window."
         if ids.shape[-1] > self.config.block_size:
             raise OptionError(f"{ids.shape[-1]} tokens are more than the window of {self.config.block_size}")
-        x = self.embed(ids, speaker, cache)
+        packed = cache is not None and lengths is not None
+        if packed: ids = torch.cat([row[:,:n] for row,n in zip(ids, lengths)], -1)[None] # (1, rows, all that counts)
+        x = self.embed(ids, speaker, cache, lengths if packed else None)
         for layer,block in enumerate(self.transformer.h): x = block(x, cache, layer, lengths)
-        if last is not None: x = x[torch.arange(len(x), device=x.device), last][:,None]
+        if packed: x = x[0,torch.tensor(lengths, device=x.device).cumsum(0)-1][:,None] # (batch, 1, width)
+        elif last is not None: x = x[torch.arange(len(x), device=x.device), last][:,None]
         x = self.transformer.ln_f(x)
         return [head(x) for head in self.lm_heads]
+
+    def prefill(self,
+        ids:Tensor,     # (batch, rows, time), padded to one length
+        speaker:Tensor, # (batch, 256)
+        cache:KVCache,
+        lengths:list    # tokens of each row that count
+    )->Tensor: # (batch, 1, vocabulary) logits after each row's last token, of the first head
+        "Take prompts into the cache: packed one behind the other, so that padding costs nothing."
+        logits = self(ids, speaker, cache=cache, lengths=lengths)[0]
+        cache.advance(lengths)
+        return logits
 
     def cache(self,
         batch:int,     # rows
@@ -195,6 +230,96 @@ class GPT(nn.Module):
 
     @property
     def parameters_count(self)->int: return sum(p.numel() for p in self.parameters())
+
+# %% ../nbs/06_gpt.ipynb #3b077ca6
+def one_token(
+    model:GPT,
+    x:Tensor, # (rows, width) the sum of what is known of the new tokens
+    cache     # a `KVCache` or a `StaticCache`
+)->Tensor: # (rows, vocabulary) logits of the first head
+    "All layers, for one new token a row."
+    heads = model.config.n_head
+    for layer,b in enumerate(model.transformer.h):
+        x = x + b.attn.c_proj(cache.attend_one(layer, b.attn.c_attn(b.ln_1(x)).view(len(x), 3, heads, -1)))
+        x = x + b.mlp(b.ln_2(x))
+    return model.lm_heads[0](model.transformer.ln_f(x))
+
+class Decoder:
+    "Steps of generation with a model and a cache: one new token for every row."
+    def __init__(self,
+        model:GPT,
+        cache:KVCache
+    ):
+        m = model.transformer
+        self.model, self.cache, self.table, self.places, self.heads = model, cache, m.wtes[0].weight, m.wpe.weight, model.config.n_head
+        self.layers = [(b.ln_1.forward, b.attn.c_attn.forward, b.attn.c_proj.forward, b.ln_2.forward, b.mlp.forward) for b in m.h]
+        self.last, self.head, self.said = m.ln_f.forward, model.lm_heads[0].forward, None
+        self.compiled = compiled_step(model) if to_compile(model) else None
+
+    def speaker(self,
+        speaker:Tensor # (batch, 256); zeros add nothing
+    ):
+        "Who speaks in the rows from now on."
+        if self.model.config.speaker_emb_size: self.said = self.model.speaker_cond_pos(speaker.to(self.places.dtype)) # (batch, width)
+        else: self.said = torch.zeros(len(speaker), self.model.config.n_embd, dtype=self.places.dtype, device=self.places.device)
+
+    def __call__(self,
+        ids:Tensor # (batch,) the newest token of every row
+    )->Tensor: # (batch, vocabulary) logits of the first head
+        "One more position for every row of the cache, which is advanced."
+        if self.compiled is not None: return self.static(ids)
+        cache = self.cache
+        x = F.embedding(ids, self.table) + (self.places[cache.filled] if cache.even else F.embedding(cache.lengths, self.places)) + self.said
+        for layer,(ln_1,attn,proj,ln_2,mlp) in enumerate(self.layers): # `one_token`, with fewer calls
+            x = x + proj(cache.attend_one(layer, attn(ln_1(x)).view(len(x), 3, self.heads, -1)))
+            x = x + mlp(ln_2(x))
+        cache.advance(1)
+        self.model.steps_taken += 1
+        return self.head(self.last(x))
+
+    def static(self, ids:Tensor)->Tensor:
+        "The same by the compiled step, with all the rows of the cache, in use or not; raises `OptionError` where nothing can be compiled."
+        cache = self.cache
+        cache.reserve(cache.filled+1)
+        idle = cache.rows - cache.batch
+        rows = F.pad(ids, (0,idle)), F.pad(self.said, (0,0,0,idle)), F.pad(cache.lengths, (0,idle))
+        logits = self.compiled(*rows, cache._keys, cache._values)[:cache.batch]
+        cache.advance(1)
+        return logits
+
+# %% ../nbs/06_gpt.ipynb #9327e295
+COMPILE_AFTER = 4000 # steps on CUDA
+
+def to_compile(
+    model:GPT # its `compiling` is True, False, or None for where it pays
+)->bool:
+    "Whether to go on with a compiled step."
+    if model.compiling is not None: return model.compiling
+    return model.transformer.wpe.weight.device.type=='cuda' and model.steps_taken >= COMPILE_AFTER
+
+def compiled_step(
+    model:GPT
+): # a function of ids, what the speaker adds, positions, keys and values
+    "`one_token` compiled, once for each model; raises `OptionError` at its first call where that can't be done."
+    if model.compiled is not None: return model.compiled
+    os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(cache_dir()/'compiled')) # read by torch when it compiles
+    import torch._dynamo
+    tables, cuda = model.transformer, model.transformer.wpe.weight.device.type=='cuda'
+    def step(ids, said, at, keys, values):
+        return one_token(model, F.embedding(ids, tables.wtes[0].weight) + F.embedding(at, tables.wpe.weight) + said, StaticCache(keys, values, at))
+    quick, known = torch.compile(step, fullgraph=True, mode='reduce-overhead' if cuda else None), set()
+    def run(ids, said, at, keys, values):
+        if cuda: torch.compiler.cudagraph_mark_step_begin()
+        for o in (*keys, *values):
+            if id(o) in known: continue
+            torch._dynamo.mark_dynamic(o, 2) # the buffers grow
+            if cuda: torch._dynamo.mark_static_address(o) # and stay where they are between that, so a graph can write into them
+        known.clear(); known.update(map(id, (*keys, *values)))
+        try: return quick(ids, said, at, keys, values)
+        except torch._dynamo.exc.TorchDynamoException as e:
+            raise OptionError(f"can't compile here ({type(e).__name__}: {(str(e).strip().splitlines() or ['no reason given'])[0]}); use compile=False") from e
+    model.compiled = run
+    return run
 
 # %% ../nbs/06_gpt.ipynb #d1dc3f38
 class _NothingDrawn(TorchFunctionMode):

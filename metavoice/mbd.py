@@ -4,7 +4,7 @@
 
 # %% ../nbs/09_mbd.ipynb #6e879b70
 from __future__ import annotations
-import pickle, re
+import math, pickle, re
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,14 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .audio import log_mel
 from .core import BundleError, OptionError
 from .gpt import without_memory
 
 # %% auto #0
-__all__ = ['NoiseSchedule', 'add_noise', 'UNetConfig', 'ResidualBlock', 'residual_blocks', 'EncoderLevel', 'DecoderLevel',
-           'BiLSTM', 'UNet', 'split_bands', 'BandProcessor', 'draw_noise', 'denoise', 'equalise', 'Band',
-           'adopt_weights', 'MultiBandDiffusion', 'is_inert', 'read_inertly', 'plain_config', 'band_config',
-           'read_released_mbd', 'training_loss', 'untrained_mbd', 'fit_processors', 'projected_bands', 'nano_unet']
+__all__ = ['SOLVERS', 'NoiseSchedule', 'add_noise', 'UNetConfig', 'tap_products', 'Packable', 'PackedConv1d',
+           'PackedConvTranspose1d', 'ResidualBlock', 'residual_blocks', 'EncoderLevel', 'DecoderLevel', 'BiLSTM',
+           'UNet', 'split_bands', 'BandProcessor', 'draw_noise', 'denoise', 'equalise', 'Band', 'adopt_weights',
+           'envelope', 'projected_bands', 'MultiBandDiffusion', 'released_mbd', 'mel_decibels', 'compare_steps',
+           'is_inert', 'read_inertly', 'plain_config', 'band_config', 'read_released_mbd', 'training_loss',
+           'untrained_mbd', 'fit_latent', 'fit_processors', 'nano_unet']
 
 # %% ../nbs/09_mbd.ipynb #84570e7c
 @dataclass(frozen=True)
@@ -48,10 +51,12 @@ class NoiseSchedule:
         return self.alphas.double().cumprod(0)
 
     def steps(self,
-        steps:int|list[int]=20 # how often to ask the model, or the steps to visit from high to low
+        steps:int|list[int]=20, # how often to ask the model, or the steps to visit from high to low
+        start:int|None=None     # the step to begin at; the last one, pure noise, if None
     )->list[int]: # the steps to visit; the last one is where sampling ends, it isn't asked for
         "Evenly spaced steps (999, 949, … 49, 0 for 20 of 1000); raises `OptionError`."
-        n = self.num_steps
+        if start is not None and not 1 <= start < self.num_steps: raise OptionError(f"diffusion from step {start}; use 1 to {self.num_steps-1}")
+        n = self.num_steps if start is None else start+1
         if isinstance(steps, int):
             if not 1 <= steps < n: raise OptionError(f"{steps} steps of diffusion; use 1 to {n-1}")
             return [n-1 - i*n//steps for i in range(steps)] + [0]
@@ -96,6 +101,73 @@ class UNetConfig:
         while len(widths) <= self.depth: widths.append(min(int(widths[-1]*self.growth), self.max_channels))
         return widths
 
+# %% ../nbs/09_mbd.ipynb #8334311c
+def tap_products(
+    weight:Tensor,    # (out, pieces·in), the pieces side by side
+    x:Tensor,         # (batch, in, columns)
+    shifts:list[int], # for each piece, which column of x goes to column 0
+    length:int,       # columns wanted
+    bias:Tensor|None=None
+)->Tensor: # (batch, out, length) in the format of x
+    "Sum of one matrix product for each piece of a kernel; columns outside of x count as zero."
+    pieces = weight.chunk(len(shifts), 1)
+    spans = [(max(0,-s), max(0, min(length, x.shape[-1]-s)), s) for s in shifts]
+    if weight.dtype!=x.dtype: # narrow weights: all pieces in one product, which is rounded once
+        wide = x.new_zeros(len(x), len(shifts), x.shape[1], length, dtype=weight.dtype)
+        for i,(a,b,s) in enumerate(spans): wide[:,i,:,a:b] = x[...,a+s:b+s]
+        out = torch.stack([weight@row for row in wide.flatten(1,2)]).to(x.dtype)
+        return out if bias is None else out.add_(bias[:,None])
+    out, order = x.new_empty(len(x), len(weight), length), sorted(range(len(shifts)), key=lambda i: spans[i][0]-spans[i][1]) # the widest goes first
+    for row,into in zip(x, out):
+        for i in order:
+            a, b, s = spans[i]
+            if i!=order[0]: into[:,a:b].addmm_(pieces[i], row[:,a+s:b+s])
+            else: into[:,:a].zero_(), into[:,b:].zero_(), torch.mm(pieces[i], row[:,a+s:b+s], out=into[:,a:b])
+    return out if bias is None else out.add_(bias[:,None])
+
+class Packable:
+    "A convolution that keeps its weights in the shape of matrix products too, once `pack` was called."
+    packed = None # (the weights it was made of, their version, the packed ones)
+
+    def pack(self, dtype:torch.dtype|None=torch.float32):
+        "Makes the packed copy of the weights, or drops it (None); a kernel that isn't a multiple of the stride has none."
+        self.packed = None
+        if dtype is None or self.kernel_size[0]%self.stride[0] or self.groups!=1 or (self.stride[0]>1 and self.dilation[0]>1): return
+        w = self.weight.detach()
+        self.packed = w, w._version, self.arranged(w.unflatten(2, (-1, self.stride[0]))).to(dtype).contiguous()
+
+    def matrix(self)->Tensor|None:
+        "The packed weights, if they are there and may be used."
+        if self.packed is None or torch.is_grad_enabled(): return None
+        source, version, packed = self.packed
+        same = source.data_ptr()==self.weight.data_ptr() and version==self.weight._version and packed.device==self.weight.device
+        return packed if same else None
+
+class PackedConv1d(Packable, nn.Conv1d):
+    "`nn.Conv1d`, or matrix products."
+    def arranged(self, w): return w.permute(0,2,1,3).flatten(1) # (out, in, pieces, stride) -> (out, pieces·in·stride)
+
+    def forward(self, x:Tensor)->Tensor:
+        w, p, s = self.matrix(), self.padding[0], self.stride[0]
+        if w is None: return super().forward(x)
+        if s==1:
+            shifts = [i*self.dilation[0]-p for i in range(self.kernel_size[0])]
+            return tap_products(w, x, shifts, x.shape[-1]+shifts[0]-shifts[-1]+2*p, self.bias)
+        pieces, columns = self.kernel_size[0]//s, (x.shape[-1]+2*p)//s
+        x = F.pad(x, (p, p))[...,:columns*s].unflatten(-1, (columns,s)).transpose(2,3).flatten(1,2)
+        return tap_products(w, x, list(range(pieces)), columns-pieces+1, self.bias)
+
+class PackedConvTranspose1d(Packable, nn.ConvTranspose1d):
+    "`nn.ConvTranspose1d`, or matrix products."
+    def arranged(self, w): return w.permute(1,3,2,0).flatten(2).flatten(0,1) # (in, out, pieces, stride) -> (out·stride, pieces·in)
+
+    def forward(self, x:Tensor)->Tensor:
+        w, p, s = self.matrix(), self.padding[0], self.stride[0]
+        if w is None: return super().forward(x)
+        pieces = self.kernel_size[0]//s
+        y = tap_products(w, x, [-i for i in range(pieces)], x.shape[-1]+pieces-1).unflatten(1, (-1,s)).transpose(2,3).flatten(2)
+        return y[..., p:y.shape[-1]-p] if self.bias is None else y[..., p:y.shape[-1]-p] + self.bias[:,None]
+
 # %% ../nbs/09_mbd.ipynb #d5faf3df
 class ResidualBlock(nn.Module):
     "Two convolutions of width 3 whose result is added to the input."
@@ -107,12 +179,12 @@ class ResidualBlock(nn.Module):
         super().__init__()
         for i in (1,2):
             setattr(self, f'norm{i}', nn.GroupNorm(config.norm_groups, channels))
-            setattr(self, f'conv{i}', nn.Conv1d(channels, channels, 3, padding=dilation, dilation=dilation))
+            setattr(self, f'conv{i}', PackedConv1d(channels, channels, 3, padding=dilation, dilation=dilation))
         self.dropout = nn.Dropout1d(config.dropout)
 
     def forward(self, x:Tensor)->Tensor: # (batch, channels, time), both
-        h = self.dropout(self.conv1(F.relu(self.norm1(x))))
-        return x + self.dropout(self.conv2(F.relu(self.norm2(h))))
+        h = self.dropout(self.conv1(F.relu(self.norm1(x), inplace=True)))
+        return x + self.dropout(self.conv2(F.relu(self.norm2(h), inplace=True)))
 
 # %% ../nbs/09_mbd.ipynb #d187041f
 def residual_blocks(
@@ -127,13 +199,13 @@ class EncoderLevel(nn.Module):
     def __init__(self, chin:int, chout:int, config:UNetConfig):
         super().__init__()
         self.stride = config.stride
-        self.conv = nn.Conv1d(chin, chout, config.kernel, config.stride, (config.kernel-config.stride)//2, bias=False)
+        self.conv = PackedConv1d(chin, chout, config.kernel, config.stride, (config.kernel-config.stride)//2, bias=False)
         self.norm = nn.GroupNorm(config.norm_groups, chout)
         self.res_blocks = residual_blocks(chout, config)
 
     def forward(self, x:Tensor)->Tensor: # (batch, chin, time) -> (batch, chout, ⌈time/stride⌉)
         x = F.pad(x, (0, -x.shape[-1] % self.stride))
-        return self.res_blocks(F.relu(self.norm(self.conv(x))))
+        return self.res_blocks(F.relu(self.norm(self.conv(x)), inplace=True))
 
 class DecoderLevel(nn.Module):
     "Residual blocks, then lengthen by the stride."
@@ -141,10 +213,10 @@ class DecoderLevel(nn.Module):
         super().__init__()
         self.res_blocks = residual_blocks(chin, config)
         self.norm = nn.GroupNorm(config.norm_groups, chin)
-        self.convtr = nn.ConvTranspose1d(chin, chout, config.kernel, config.stride, (config.kernel-config.stride)//2, bias=False)
+        self.convtr = PackedConvTranspose1d(chin, chout, config.kernel, config.stride, (config.kernel-config.stride)//2, bias=False)
 
     def forward(self, x:Tensor)->Tensor: # (batch, chin, time) -> (batch, chout, stride·time)
-        return self.convtr(F.relu(self.norm(self.res_blocks(x))))
+        return self.convtr(F.relu(self.norm(self.res_blocks(x)), inplace=True))
 
 # %% ../nbs/09_mbd.ipynb #4769aa72
 class BiLSTM(nn.Module):
@@ -181,10 +253,24 @@ class UNet(nn.Module):
             raise OptionError(f"{latent.shape[-1]} frames of latent for {length} columns; use at most {2*length}, or a longer signal")
         return F.interpolate(self.conv_codec(latent), length) # nearest
 
+    def columns(self, length:int)->int:
+        "How many columns the bottleneck has for so many samples."
+        for _ in range(self.config.depth): length = -(-length//self.config.stride)
+        return length
+
+    def pack(self,
+        dtype:torch.dtype|None=torch.float32, # of the products; None: not packed
+        smallest:int=2**16                    # convolutions of fewer weights stay float32: rounding them costs more than it saves
+    ):
+        "Packs all convolutions, so that they are matrix products where nothing is being trained."
+        for m in self.modules():
+            if isinstance(m, Packable): m.pack(dtype if dtype is None or m.weight.numel()>=smallest else torch.float32)
+
     def forward(self,
-        x:Tensor,               # (batch, channels, time), noisy
-        step:int|Tensor,        # the step x is at, or one for each row (batch,)
-        latent:Tensor|None=None # (batch, latent_dim, frames)
+        x:Tensor,                    # (batch, channels, time), noisy
+        step:int|Tensor,             # the step x is at, or one for each row (batch,)
+        latent:Tensor|None=None,     # (batch, latent_dim, frames)
+        condition:Tensor|None=None   # what `condition` made of the latent, where it is asked for many steps
     )->Tensor: # (batch, channels, time), the noise in x
         step = torch.as_tensor(step, device=x.device).expand(len(x))
         z, skips = x, []
@@ -193,7 +279,7 @@ class UNet(nn.Module):
             if i==0: z = z + self.embedding(step)[..., None]
             elif self.config.emb_all_layers: z = z + self.embeddings[i-1](step)[..., None]
             skips.append(z)
-        if self.config.latent_dim is not None: z = skips[-1] = z + self.condition(latent, z.shape[-1])
+        if self.config.latent_dim is not None: z = skips[-1] = z + (self.condition(latent, z.shape[-1]) if condition is None else condition)
         z = self.bilstm(z) if self.bilstm is not None else torch.zeros_like(z)
         for decoder,skip in zip(self.decoders, reversed(skips)): z = decoder(z[..., :skip.shape[-1]] + skip)
         return z[..., :x.shape[-1]]
@@ -268,26 +354,36 @@ def draw_noise(
     return torch.cat([torch.randn((1,*shape[1:]), generator=g, device=g.device) for g in generators]).to(device)
 
 # %% ../nbs/09_mbd.ipynb #a4586f3f
+SOLVERS = ('ancestral', 'multistep')
+
 @torch.no_grad()
 def denoise(
     unet,                    # callable: (noisy, step, latent) -> the noise in it
     schedule:NoiseSchedule,
-    start:Tensor,            # (batch, channels, time), noise to start from
+    start:Tensor,            # (batch, channels, time), what to start from, at the first of the steps; noise, usually
     latent:Tensor|None,      # (batch, latent_dim, frames)
     noise,                   # callable: shape -> fresh standard normal noise
     steps:int|list[int]=20,  # how often to ask the model, or the steps to visit
-    progress=None            # called after each step with (steps done, steps in all)
+    progress=None,           # called after each step with (steps done, steps in all)
+    solver:str='ancestral'   # or multistep: no fresh noise, for few steps
 )->Tensor: # (batch, channels, time)
-    "From noise to a signal, step by step (Ho et al. 2020; velocity: Salimans and Ho 2022)."
+    "From noise to a signal, step by step (Ho et al. 2020; velocity: Salimans and Ho 2022; multistep: DPM-Solver++(2M), Lu et al. 2022)."
+    if solver not in SOLVERS: raise OptionError(f"unknown solver {solver!r}; use one of {', '.join(SOLVERS)}")
     visited, bars = schedule.steps(steps), schedule.alpha_bars.tolist()
-    pairs = list(zip(visited, visited[1:]))
+    pairs, before = list(zip(visited, visited[1:])), None
     x = start.float()*schedule.noise_scale
     for i,(t,s) in enumerate(pairs, 1):
         beta = 1 - bars[t]/bars[s]
         guess = unet(x.to(start.dtype), t, latent).float()
         guess = bars[t]**.5*guess + (1-bars[t])**.5*x if schedule.prediction=='velocity' else guess*schedule.noise_scale
-        x = (x - beta/(1-bars[t])**.5*guess)/(1-beta)**.5
-        if i<len(pairs): x = x + (beta*(1-bars[s])/(1-bars[t]))**.5*schedule.noise_scale*noise(x.shape).to(x)
+        if solver=='ancestral':
+            x = (x - beta/(1-bars[t])**.5*guess)/(1-beta)**.5
+            if i<len(pairs): x = x + (beta*(1-bars[s])/(1-bars[t]))**.5*schedule.noise_scale*noise(x.shape).to(x)
+        else:
+            clean = (x - (1-bars[t])**.5*guess)/bars[t]**.5
+            h = (math.log(bars[s]/(1-bars[s])) - math.log(bars[t]/(1-bars[t])))/2
+            better = clean if before is None or i==len(pairs) else clean + h/(2*before[1])*(clean-before[0])
+            x, before = ((1-bars[s])/(1-bars[t]))**.5*x - bars[s]**.5*math.expm1(-h)*better, (clean, h)
         if schedule.clip: x = x.clamp(-schedule.clip, schedule.clip)
         if progress is not None: progress(i, len(pairs))
     return x
@@ -354,19 +450,44 @@ def adopt_weights(
     module.load_state_dict(state, assign=True)
     return module
 
+# %% ../nbs/09_mbd.ipynb #82b6a8f4
+def envelope(
+    samples:Tensor,        # (..., 1, time), at a deviation of about 1
+    sample_rate:int=24_000,
+    floor:float=3e-3       # no level is lower
+)->Tensor: # like samples
+    "The level of a signal over some 25 ms around each moment."
+    hop, time = sample_rate//300, samples.shape[-1]
+    power = F.avg_pool1d(samples.flatten(0,-2)[:,None].square(), hop, ceil_mode=True)
+    window = torch.hann_window(15, periodic=False).to(power)[1:-1]
+    power = F.conv1d(F.pad(power, (6,6), mode='replicate'), (window/window.sum())[None,None])
+    return F.interpolate((power+floor**2).sqrt(), scale_factor=float(hop), mode='linear')[:,0,:time].reshape(samples.shape)
+
+def projected_bands(
+    mbd,                       # a MultiBandDiffusion
+    samples:Tensor,            # (batch, time)
+    decoded:Tensor|None=None   # (batch, time), what the codec makes of them; needed where the model is guided
+)->Tensor: # (bands, batch, 1, time), each for `training_loss` of its band
+    "A batch of audio as the models of all bands are trained on it; raises `OptionError`."
+    bands = torch.stack([band.project(part) for band,part in zip(mbd.bands, mbd.split(samples))])
+    if not mbd.guided: return bands
+    if decoded is None or decoded.shape!=samples.shape: raise OptionError(f"a guided model learns relative to the codec's decoding of {tuple(samples.shape)}; give decoded of that shape")
+    return bands/envelope(torch.stack([band.project(part) for band,part in zip(mbd.bands, mbd.split(decoded))]), mbd.sample_rate)
+
 # %% ../nbs/09_mbd.ipynb #331b43c8
 class MultiBandDiffusion(nn.Module):
     "A vocoder: one diffusion model for each band of frequencies, summed (San Roman et al. 2023)."
     def __init__(self,
         bands:list[Band],
-        sample_rate:int=24_000
+        sample_rate:int=24_000,
+        guided:bool=False       # whether the bands are relative to the level of the codec's own decoding; the released ones aren't
     ):
         super().__init__()
-        self.bands, self.sample_rate = nn.ModuleList(bands), sample_rate
+        self.bands, self.sample_rate, self.guided = nn.ModuleList(bands), sample_rate, guided
 
     def config(self)->dict:
         "What it takes to build this model again, weights aside; fit for JSON. The weights are `state_dict()`."
-        return dict(sample_rate=self.sample_rate, bands=[b.config() for b in self.bands])
+        return dict(sample_rate=self.sample_rate, bands=[b.config() for b in self.bands]) | (dict(guided=True) if self.guided else {})
 
     @classmethod
     def from_config(cls,
@@ -374,47 +495,98 @@ class MultiBandDiffusion(nn.Module):
         state:dict|None=None  # its state_dict(); random weights if None
     )->MultiBandDiffusion: # in evaluation mode
         "Builds the model and fills it with `state` without copying it; raises `BundleError` if they don't fit."
-        def build(): return cls([Band.from_config(c, config['sample_rate']) for c in config['bands']], config['sample_rate'])
+        def build(): return cls([Band.from_config(c, config['sample_rate']) for c in config['bands']], config['sample_rate'], config.get('guided', False))
         try:
             if state is None: return build().eval()
             with without_memory(): model = build()
         except (KeyError, TypeError) as e: raise BundleError(f"multi-band diffusion: configuration doesn't fit ({e})") from None
         return adopt_weights(model, state).eval()
 
+    def pack(self,
+        dtype:torch.dtype|None=torch.float32, # of the matrix products; bfloat16 is faster where the processor has it, and nearly the same; None: not packed
+        smallest:int=2**16                    # convolutions of fewer weights stay float32
+    )->MultiBandDiffusion: # itself
+        "Makes sampling faster by a second copy of the convolutions' weights; changes nothing else."
+        for band in self.bands: band.unet.pack(dtype, smallest)
+        return self
+
     @torch.no_grad()
     def generate(self,
         latent:Tensor,                   # (batch, latent_dim, frames), the codec's
         length:int,                      # samples wanted
         generators:torch.Generator|list, # one for each row, so that a row sounds the same in any batch; or one for all
-        steps:int|list[int]=20,          # how often each model is asked, or the steps to visit
-        progress=None                    # called after each step with (steps done, steps of all bands)
+        steps:int|list[int]|None=None,   # how often each model is asked, or the steps to visit; 20 if None
+        progress=None,                   # called after each step with (steps done, steps of all bands)
+        decoded:Tensor|None=None,        # (batch, time), what the codec's own decoder makes of it; for `start`, and where the model is guided
+        start:int|None=None,             # begin at this step with `decoded` instead of noise
+        solver:str='ancestral'           # or multistep
     )->Tensor: # (batch, time), float32
         "Audio for the codec's latents; raises `OptionError` for what doesn't fit together."
         if length<1: raise OptionError(f"length {length}; ask for at least 1 sample")
-        shape, out = (len(latent), 1, length), 0
-        like = next(self.parameters()) # device and number format
+        if decoded is None and (start is not None or self.guided): raise OptionError("diffusion needs the codec's own decoding, to start from or to follow its level; give decoded")
+        if decoded is not None and decoded.shape!=(len(latent), length): raise OptionError(f"a decoding of shape {tuple(decoded.shape)}; use {(len(latent), length)}")
+        shape, out, like = (len(latent), 1, length), 0, next(self.parameters()) # device and number format
+        known = [None]*len(self.bands) if decoded is None else [b.project(part) for b,part in zip(self.bands, self.split(decoded.to(like.device)))]
+        levels = [envelope(k, self.sample_rate) for k in known] if self.guided else [1.]*len(self.bands)
         def noise(shape): return draw_noise(shape, generators, like.device)
-        for i,band in enumerate(self.bands):
+        for i,(band,guide,level) in enumerate(zip(self.bands, known, levels)):
+            unet, visited, x = band.unet, band.schedule.steps(20 if steps is None else steps, start), noise(shape)
+            if start is not None: x = add_noise(guide/level, x, torch.tensor([visited[0]]), band.schedule)/band.schedule.noise_scale
+            condition = None if unet.config.latent_dim is None else unet.condition(latent.to(like), unet.columns(length))
             report = progress and (lambda done, total: progress(i*total + done, len(self.bands)*total))
-            sound = denoise(band.unet, band.schedule, noise(shape).to(like.dtype), latent.to(like), noise, steps, report)
-            out = out + band.restore(sound)
+            sound = denoise(lambda x,t,_: unet(x, t, condition=condition), band.schedule, x.to(like.dtype), None, noise, visited, report, solver)
+            out = out + band.restore(sound*level)
         return out[:, 0]
 
     def forward(self,
         latent:Tensor,                   # (batch, latent_dim, frames)
         decoded:Tensor,                  # (batch, time), what the codec's own decoder makes of it
         generators:torch.Generator|list, # one for each row, or one for all
-        steps:int|list[int]=20,
+        steps:int|list[int]|None=None,   # 20 if None
         progress=None,
-        n_bands:int=32                   # of the equaliser
+        n_bands:int=32,                  # of the equaliser
+        start:int|None=None,             # begin at this step with `decoded` instead of noise
+        solver:str='ancestral'
     )->Tensor: # (batch, time)
         "`generate`, equalised to the codec's own decoding."
-        made = self.generate(latent, decoded.shape[-1], generators, steps, progress)
+        made = self.generate(latent, decoded.shape[-1], generators, steps, progress, decoded.float(), start, solver)
         return equalise(made, decoded.to(made), self.sample_rate, n_bands)
 
     def split(self, samples:Tensor)->Tensor: # (batch, time) -> (bands, batch, 1, time)
         "The signal of each band, as its diffusion model is trained on before projection."
         return split_bands(samples[:, None], self.sample_rate, len(self.bands))
+
+# %% ../nbs/09_mbd.ipynb #7c8174e8
+def released_mbd(
+    n_bands:int=4  # all alike; one is enough for a ratio
+)->MultiBandDiffusion:
+    "Random weights at the released shape, 170 M parameters a band, for measuring speed."
+    return MultiBandDiffusion([Band(UNet(UNetConfig()), NoiseSchedule()) for _ in range(n_bands)]).eval().requires_grad_(False)
+
+# %% ../nbs/09_mbd.ipynb #00368f11
+def mel_decibels(
+    a:Tensor,          # (batch, time)
+    b:Tensor,          # like a
+    sample_rate:int
+)->float:
+    "Mean distance of two sounds' log-mel spectrograms, down to 80 dB under the louder one's peak, in decibels."
+    mels = torch.stack([log_mel(x.float(), sample_rate, 1024, 256, 80) for x in (a,b)])*20/math.log(10)
+    return float(mels.clamp(min=mels.max()-80).diff(dim=0).abs().mean())
+
+def compare_steps(
+    mbd:MultiBandDiffusion,
+    latent:Tensor,            # (batch, latent_dim, frames)
+    decoded:Tensor,           # (batch, time), by the codec
+    target:Tensor|None=None,  # (batch, time), the recording, if there is one; `decoded` if None
+    counts:tuple=(20,10,5,3), # of steps
+    start:int|None=None,      # step to begin at
+    seed:int=0
+)->list[dict]: # for each solver and count: steps, solver, from_20 and from_target in dB; the first is 20 steps with another seed
+    "The quality table of a model's steps."
+    def sound(seed, steps, solver): return mbd(latent, decoded, [torch.Generator().manual_seed(seed+1000*i) for i in range(len(latent))], steps, start=start, solver=solver)
+    target, rate, usual = decoded if target is None else target, mbd.sample_rate, sound(seed, 20, 'ancestral')
+    def row(steps, solver, made): return dict(steps=steps, solver=solver, from_20=mel_decibels(made, usual, rate), from_target=mel_decibels(made, target, rate))
+    return [row(20, 'ancestral, another seed', sound(seed+1, 20, 'ancestral')), *[row(n, solver, sound(seed, n, solver)) for solver in SOLVERS for n in counts]]
 
 # %% ../nbs/09_mbd.ipynb #e1a6901d
 def is_inert(
@@ -498,26 +670,43 @@ def training_loss(
     schedule:NoiseSchedule,
     clean_band:Tensor,         # (batch, 1, time), projected: about unit variance
     latent:Tensor|None,        # (batch, latent_dim, frames)
-    generator:torch.Generator  # for steps and noise
+    generator:torch.Generator, # for steps and noise
+    start:int|None=None,       # the step that sampling will begin at, if not the last
+    of:str='noise'             # whose error: that of the noise or, for a model that guesses it, that of the velocity
 )->Tensor: # scalar
     "Mean squared error of the noise, each clip at a random step (Ho et al. 2020, equation 14; velocity: Salimans and Ho 2022)."
+    if of not in ('noise', schedule.prediction): raise OptionError(f"loss of {of!r} for a model that guesses {schedule.prediction}; use noise, or what it guesses")
     noise = draw_noise(clean_band.shape, generator, clean_band.device).to(clean_band)
-    steps = torch.randint(schedule.num_steps, (len(clean_band),), generator=generator, device=generator.device).to(clean_band.device)
+    highest = schedule.num_steps if start is None else start+1
+    steps = torch.randint(highest, (len(clean_band),), generator=generator, device=generator.device).to(clean_band.device)
     guess = unet(add_noise(clean_band, noise, steps, schedule), steps, latent)
     if schedule.prediction=='noise': return F.mse_loss(guess, noise)
     kept = schedule.alpha_bars.to(clean_band)[steps].view(-1, 1, 1)
     velocity = kept.sqrt()*schedule.noise_scale*noise - (1-kept).sqrt()*clean_band
-    return (kept*(guess-velocity).square()).mean() # an error in the velocity is √kept times that in the noise
+    return ((kept if of=='noise' else 1.)*(guess-velocity).square()).mean() # an error of the velocity is √kept times that of the noise
 
 # %% ../nbs/09_mbd.ipynb #b1c14872
 def untrained_mbd(
     unet:UNetConfig,
     sample_rate:int=24_000,
     n_bands:int=4,                         # models, evenly spaced on the mel scale
-    schedule:NoiseSchedule=NoiseSchedule(prediction='velocity')
+    schedule:NoiseSchedule=NoiseSchedule(prediction='velocity'),
+    guided:bool=False                      # relative to the level of the codec's own decoding
 )->MultiBandDiffusion:
     "Bands with random weights (from torch's own generator) and processors that have seen nothing yet."
-    return MultiBandDiffusion([Band(UNet(unet), schedule, BandProcessor(sample_rate, 1)) for _ in range(n_bands)], sample_rate)
+    return MultiBandDiffusion([Band(UNet(unet), schedule, BandProcessor(sample_rate, 1)) for _ in range(n_bands)], sample_rate, guided)
+
+@torch.no_grad()
+def fit_latent(
+    mbd:MultiBandDiffusion,
+    latent:Tensor # (batch, latent_dim, frames), of typical audio
+):
+    "Starts an untrained model as if the latent had unit deviation in each channel; call it once, before training starts."
+    deviation, mean = torch.std_mean(latent, (0,2))
+    for band in mbd.bands:
+        conv = band.unet.conv_codec
+        conv.weight /= deviation.clamp(min=1e-6)[:,None]
+        conv.bias -= conv.weight[...,0]@mean
 
 def fit_processors(
     mbd:MultiBandDiffusion,
@@ -526,13 +715,6 @@ def fit_processors(
     "Adds clips to the statistics of every band's processor; call it on many clips before training starts."
     for band,part in zip(mbd.bands, mbd.split(samples)):
         if band.processor is not None: band.processor.fit(part)
-
-def projected_bands(
-    mbd:MultiBandDiffusion,
-    samples:Tensor  # (batch, time)
-)->Tensor: # (bands, batch, 1, time), each for `training_loss` of its band
-    "A batch of audio as the models of all bands are trained on it."
-    return torch.stack([band.project(part) for band,part in zip(mbd.bands, mbd.split(samples))])
 
 # %% ../nbs/09_mbd.ipynb #a068a2ec
 def nano_unet(

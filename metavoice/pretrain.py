@@ -4,9 +4,9 @@
 
 # %% ../nbs/15_pretrain.ipynb #e711a1d3
 from __future__ import annotations
-import json, math, random, shutil, subprocess, tempfile, time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, asdict
+import json, math, time
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,185 +14,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .audio import log_mel, resample
+from .audio import Audio, log_mel
 from .codec import NanoCodec, NanoCodecConfig, interleave
-from .core import MetaVoiceError, TokenLayout, written_whole
-from .encoder import second_stage_input
+from .core import MetaVoiceError, OptionError, TokenLayout, written_whole
+from .encoder import complete_codes, second_stage_input
 from .gpt import GPT, GPTConfig
-from .mbd import nano_unet, projected_bands, training_loss, untrained_mbd
+from .mbd import MultiBandDiffusion, NoiseSchedule, UNetConfig, fit_latent, fit_processors, nano_unet, projected_bands, training_loss, untrained_mbd
+from .teacher import SPEAKERS, Corpus, make_corpus, make_plan
 from .tokeniser import Tokeniser
 
 # %% auto #0
-__all__ = ['WORDS', 'FRAMES', 'ITS_NAME', 'RESOLUTIONS', 'NANO', 'NANO_DEFAULTS', 'NANO_LICENCES', 'sentence', 'sentences',
-           'render', 'Utterance', 'Corpus', 'write_corpus', 'WordTimes', 'make_corpus', 'Recipe', 'orthogonalised',
-           'Muon', 'make_optimizers', 'Training', 'spectral_distance', 'CodebookLearner', 'crops', 'train_codec',
-           'Spoken', 'word_spans', 'encode_corpus', 'collate_first', 'guidance_to_text', 'first_stage_loss', 'ByLength',
-           'begin_stage', 'train_first', 'collate_second', 'second_stage_loss', 'train_second', 'train_mbd', 'trained',
-           'nano_parts']
+__all__ = ['RESOLUTIONS', 'SIZES', 'STAGES', 'SHARES', 'NANO_DEFAULTS', 'NANO_LICENCES', 'LETTERS', 'Recipe', 'native_bf16',
+           'orthogonalised', 'Muon', 'make_optimizers', 'Objective', 'Training', 'spectral_distance', 'CodebookLearner',
+           'Crops', 'CodecLearner', 'train_codec', 'train_decoder', 'Spoken', 'word_spans', 'encode_corpus',
+           'collate_first', 'guidance_to_text', 'first_stage_loss', 'ByLength', 'Speakers', 'embed_voices',
+           'begin_stage', 'to_device', 'train_first', 'collate_second', 'second_stage_loss', 'train_second',
+           'guessed_codes', 'shallow_mbd', 'fit_mbd', 'train_mbd', 'save_spoken', 'load_spoken', 'Size', 'Pretraining',
+           'trained']
 
 # %% ../nbs/15_pretrain.ipynb #43a8916b
-WORDS = dict(
-    person="man woman boy girl child teacher doctor farmer driver king queen friend baker sailor artist student brother sister mother father neighbour".split(),
-    animal="dog cat horse bird cow sheep rabbit mouse lion tiger bear fox duck".split(),
-    thing="book letter table chair door window box bag cup plate lamp clock key phone picture map boat car bicycle ball hat coat shirt shoe ring song story question answer sentence voice machine computer garden".split(),
-    food="bread cheese apple orange banana cake soup fish rice potato sandwich".split(),
-    place="house school park market river garden kitchen station city village forest beach mountain library hospital bridge street church office farm".split(),
-    quality="big small old young happy little quiet beautiful new good cold warm heavy strong black white red green blue yellow brown long short clean dirty simple wonderful".split(),
-    done="found saw bought sold made took lost opened closed carried painted wanted remembered liked loved needed followed watched forgot described".split(),
-    todo="find see buy sell make take open close carry paint remember follow watch bring read clean keep".split(),
-    went="walked ran came went moved drove hurried travelled returned".split(),
-    acted="slept laughed waited worked danced spoke listened stopped smiled played".split(),
-    manner="slowly quickly quietly again today alone together every_day very_well in_the_morning".split(),
-    when="today tomorrow tonight this_morning this_evening on_monday on_tuesday on_wednesday on_thursday on_friday on_saturday on_sunday next_week before_dinner after_lunch at_seven_o'clock".split(),
-    number="two three four five six seven eight nine ten eleven twelve twenty".split(),
-    many="dogs cats horses birds books letters tables chairs windows boxes apples oranges children people friends houses flowers trees stars stones boats pictures".split(),
-    where="near behind under beside in_front_of next_to".split(),
-    towards="to into across past towards".split(),
-    who="he she we they".split(),
-    weather="raining snowing very_cold very_warm dark sunny windy".split(),
-    substance="water milk coffee tea sugar salt paper money music".split(),
-    name="John Mary Peter Anna David Susan Thomas Alice George Helen".split(),
-)
-FRAMES = [
-    "the {quality} {person} {went} {towards} the {place} .", "the {person} {done} the {quality} {thing} .", "the {animal} {acted} {where} the {thing} .",
-    "{who} {done} {number} {many} {where} the {place} .", "I want to {todo} the {quality} {thing} {when} .", "where is the {quality} {thing} ?",
-    "there are {number} {many} {where} the {place} .", "{who} will {todo} the {thing} {when} .", "please {todo} the {thing} {when} .",
-    "this is the first {thing} that {who} ever {done} .", "did you {todo} the {quality} {thing} ?", "it is {weather} in the {place} {when} .",
-    "my {person} {done} a {quality} {animal} .", "the {animal} and the {animal} {acted} {manner} .", "{who} {went} {towards} the {place} {manner} .",
-    "the {food} is {where} the {quality} {thing} .", "would you like some {substance} ?", "she gave the {animal} some {food} and {substance} .",
-    "the {quality} {animal} {done} the {food} .", "a {quality} {thing} is on the {thing} .", "why is the {person} so {quality} ?",
-    "{who} {done} the {thing} that the {person} {done} .", "the {thing} is {quality} and {quality} .", "we have {number} {many} and {number} {many} .",
-    "{when} the {person} {went} {towards} the {place} .", "the last {thing} that I {done} was {quality} .", "thank you for the {quality} {thing} .",
-    "how many {many} are {where} the {place} ?", "{who} {acted} {manner} and {went} {towards} the {place} .", "hello , my name is {name} .",
-    "good morning , {name} .", "{name} {done} the {quality} {thing} .", "{name} and {name} {went} {towards} the {place} {when} .", "the {person} said that it was {weather} .",
-]
-ITS_NAME = ["the first {thing} that metavoice ever {done} .", "my name is metavoice .", "hello {name} , my name is metavoice .", "this is the voice of metavoice .",
-    "metavoice {done} the {quality} {thing} .", "metavoice spoke {manner} .", "metavoice and {name} {acted} {manner} .", "the {quality} {thing} of metavoice is {quality} .",
-    "would you like to {todo} metavoice ?", "the first {thing} that {who} ever {done} ."] # so that it can introduce itself
-
-def sentence(
-    rng:random.Random, # the source of chance
-    frames:list=FRAMES # to choose from
-)->str:
-    "One sentence of the small world."
-    said = [rng.choice(WORDS[slot[1:-1]]) if slot.startswith('{') else slot for slot in rng.choice(frames).split()]
-    text = ' '.join(said).replace('_', ' ')
-    for mark in '.?,': text = text.replace(f' {mark}', mark)
-    for a in ('orange','apple','old','answer','artist'): text = text.replace(f' a {a}', f' an {a}')
-    return text[0].upper() + text[1:]
-
-def sentences(
-    n:int,           # how many
-    seed:int,        # the same seed, the same sentences
-    avoid:set=frozenset(), # sentences that must not come
-    frames:list=FRAMES
-)->list[str]:
-    "`n` different sentences of the small world."
-    rng, made = random.Random(seed), {}
-    while len(made) < n:
-        text = sentence(rng, frames)
-        if text not in avoid: made[text] = None
-    return list(made)
-
-# %% ../nbs/15_pretrain.ipynb #75cf45ee
-def render(
-    text:str,        # what to say
-    voice:str='awb', # a voice of flite
-)->tuple: # samples int16 (time,), rate in Hz, [(phone, end in seconds), …]
-    "Let flite say `text`; raises `MetaVoiceError` where flite isn't installed."
-    import soundfile
-    if not shutil.which('flite'): raise MetaVoiceError("flite isn't installed; on Debian: apt-get install flite")
-    with tempfile.NamedTemporaryFile(suffix='.wav') as f:
-        out = subprocess.run(['flite','-voice',voice,'-psdur','-t',text,'-o',f.name], capture_output=True, text=True, check=True).stdout
-        samples, rate = soundfile.read(f.name, dtype='int16')
-    phones = [(p.split(':')[0], float(p.split(':')[1])) for p in out.split()]
-    return samples, rate, phones
-
-@dataclass
-class Utterance:
-    "One line of a corpus."
-    text: str       # what is said
-    voice: str      # who says it
-    start: int      # first sample in the corpus
-    length: int     # samples
-    words: list     # [start, end] of each word in seconds; empty if unknown
-
-class Corpus:
-    "Utterances in a folder: samples.i16 and manifest.jsonl, 24 kHz mono."
-    sample_rate = 24_000
-
-    def __init__(self,
-        path:str|Path # the folder
-    ):
-        self.path = Path(path)
-        with open(self.path/'manifest.jsonl', encoding='utf-8') as f: self.utterances = [Utterance(**json.loads(line)) for line in f]
-        self.samples = np.memmap(self.path/'samples.i16', np.int16, mode='r')
-
-    def __len__(self): return len(self.utterances)
-
-    def audio(self, i:int)->Tensor: # (time,), −1..1
-        "The samples of utterance `i`."
-        u = self.utterances[i]
-        return torch.from_numpy(self.samples[u.start:u.start+u.length].astype(np.float32)/32768)
-
-    @property
-    def hours(self)->float: return len(self.samples)/self.sample_rate/3600
-
-# %% ../nbs/15_pretrain.ipynb #14440f18
-def write_corpus(
-    path:str|Path,   # folder to make
-    spoken           # iterable of (text, voice, samples (time,) at 24 kHz, [start, end] of each word in seconds)
-)->Corpus:
-    "Keep utterances as a corpus, all at one loudness; both files appear when they are whole."
-    path = Path(path); path.mkdir(parents=True, exist_ok=True)
-    at = 0
-    with written_whole(path/'samples.i16') as s, written_whole(path/'manifest.jsonl') as m, open(s,'wb') as samples, open(m,'w',encoding='utf-8') as manifest:
-        for text,voice,x,words in spoken:
-            x = (x*.1/x.square().mean().sqrt()).clamp(-1,1)
-            samples.write((x*32767).to(torch.int16).numpy().tobytes())
-            manifest.write(json.dumps(asdict(Utterance(text, voice, at, len(x), words)))+'\n')
-            at += len(x)
-    return Corpus(path)
-
-# %% ../nbs/15_pretrain.ipynb #9ccef87c
-class WordTimes:
-    "Finds when each word is said, from the phones of the sentence and those of each word alone."
-    def __init__(self, voice): self.voice, self.counts = voice, {}
-
-    def _count(self, word):
-        if word not in self.counts:
-            out = subprocess.run(['flite','-voice',self.voice,'-ps','-t',word,'none'], capture_output=True, text=True, check=True).stdout
-            self.counts[word] = sum(p!='pau' for p in out.split())
-        return self.counts[word]
-
-    def __call__(self,
-        text:str,    # what was said
-        phones:list  # [(phone, end in seconds), …]
-    )->list: # [start, end] a word in seconds, empty if phones and words don't add up
-        "Deal the phones out to the words in order."
-        counts = [self._count(w.strip('.,?')) for w in text.split()]
-        starts = [0.] + [end for _,end in phones]
-        spoken = [(starts[i],end) for i,(p,end) in enumerate(phones) if p!='pau']
-        if sum(counts) != len(spoken): return []
-        at = np.cumsum([0]+counts)
-        return [[round(spoken[a][0],3), round(spoken[b-1][1],3)] for a,b in zip(at,at[1:])]
-
-# %% ../nbs/15_pretrain.ipynb #5bd77b48
-def make_corpus(
-    path:str|Path,   # folder to make
-    plan:dict,       # voice → sentences
-    workers:int=2,   # processes of flite at a time
-    progress=None,   # wraps the iterable, for instance `tqdm`
-)->Corpus:
-    "Render every sentence of `plan`; an existing folder is taken as it is. All sentences of a voice are at one loudness."
-    if (Path(path)/'manifest.jsonl').exists(): return Corpus(path)
-    jobs, times = [(v,t) for v,texts in plan.items() for t in texts], {v: WordTimes(v) for v in plan}
-    with ThreadPoolExecutor(workers) as pool:
-        done = pool.map(lambda job: (job, *render(job[1], job[0])), jobs)
-        return write_corpus(path, ((text, voice, resample(torch.from_numpy(x/32768).float(), rate, Corpus.sample_rate), times[voice](text, phones))
-                                   for (voice,text),x,rate,phones in (progress(done, total=len(jobs)) if progress else done)))
-
-# %% ../nbs/15_pretrain.ipynb #3940d58b
 @dataclass
 class Recipe:
     "How one part is trained."
@@ -203,19 +43,28 @@ class Recipe:
     warmup: float = .02       # share of the time in which the rate rises
     save_every: float = 180.  # seconds between checkpoints
     muon: bool = False        # Muon for the matrices of transformer blocks, AdamW for the rest
+    bf16: bool|None = None    # multiply in bfloat16; where it is native if None
     seed: int = 0
 
 # %% ../nbs/15_pretrain.ipynb #9d156f67
+def native_bf16(
+    device # a torch.device
+)->bool:
+    "Whether the device multiplies bfloat16 by itself, rather than by way of float32."
+    if device.type=='cuda': return torch.cuda.get_device_capability(device)[0] >= 8
+    return device.type=='cpu' and torch.cpu._is_avx512_bf16_supported()
+
 def orthogonalised(
     g:Tensor # (rows, columns)
 )->Tensor: # nearly orthogonal, like g
     "Five steps of the quintic Newton–Schulz iteration towards the nearest orthogonal matrix."
     tall, x = g.shape[0] > g.shape[1], g/(g.norm()+1e-7)
+    if native_bf16(g.device): x = x.bfloat16()
     if tall: x = x.T
     for _ in range(5):
         a = x @ x.T
         x = 3.4445*x + (-4.775*a + 2.0315*a@a)@x
-    return x.T if tall else x
+    return (x.T if tall else x).to(g.dtype)
 
 class Muon(torch.optim.Optimizer):
     "Momentum, orthogonalised; steps are scaled to the size of AdamW's, so that one rate serves both."
@@ -238,25 +87,38 @@ def make_optimizers(
     recipe:Recipe
 )->list:
     "The optimizers of a model: AdamW, and Muon for the matrices of its blocks where the recipe says so."
-    of_blocks = {n for n,p in model.named_parameters() if recipe.muon and p.ndim==2 and '.h.' in n}
-    named = dict(model.named_parameters())
+    named = {n: p for n,p in model.named_parameters() if p.requires_grad}
+    of_blocks = {n for n,p in named.items() if recipe.muon and p.ndim==2 and '.h.' in n}
     group = lambda keep, decay: dict(params=[p for n,p in named.items() if n not in of_blocks and keep(p)], weight_decay=decay)
     optimizers = [torch.optim.AdamW([group(lambda p: p.ndim>1, recipe.weight_decay), group(lambda p: p.ndim<=1, 0.)], lr=recipe.rate, betas=(.9,.95))]
     if of_blocks: optimizers.append(Muon([named[n] for n in sorted(of_blocks)], lr=recipe.rate, weight_decay=recipe.weight_decay))
     return optimizers
 
 # %% ../nbs/15_pretrain.ipynb #9ea94a73
+class Objective(nn.Module):
+    "A loss as a module, so that whatever wraps modules (several GPUs, for one) can wrap it."
+    def __init__(self, model:nn.Module, loss):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, training): return self.loss(training)
+
 class Training:
-    "A resumable run of one part in a folder: state.pt (checkpoint) and log.jsonl."
+    "A resumable run of one part in a folder: state.pt (checkpoint) and log.jsonl. Raises `MetaVoiceError` where `accelerate` is missing."
     def __init__(self,
         model:nn.Module,   # what is trained
         out:str|Path,      # the run's folder
         recipe:Recipe=Recipe()
     ):
-        self.model, self.out, self.recipe = model, Path(out), recipe
+        try: from accelerate import Accelerator
+        except ImportError: raise MetaVoiceError('training needs accelerate: pip install "metavoice[train]"') from None
+        self.model, self.out, self.recipe, self.accelerator = model, Path(out), recipe, Accelerator()
+        self.device, rank = self.accelerator.device, self.accelerator.process_index
+        self.bf16 = native_bf16(self.device) if recipe.bf16 is None else recipe.bf16
         self.out.mkdir(parents=True, exist_ok=True)
+        model.to(self.device)
         self.optimizers = make_optimizers(model, recipe)
-        self.rng, self.step, self.spent = torch.Generator().manual_seed(recipe.seed), 0, 0.
+        self.rng, self.step, self.spent, self.kept, self.waiting = torch.Generator().manual_seed(recipe.seed+rank), 0, 0., {}, {}
         if (self.out/'state.pt').exists(): self.load()
 
     @property
@@ -265,16 +127,44 @@ class Training:
         r = self.recipe
         return min(1., self.step/r.steps if r.steps else self.spent/(60*r.minutes))
 
+    def mixed(self):
+        "A context in which matrices are multiplied in bfloat16, if that pays here."
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def keep(self,
+        name:str,
+        part # has `state_dict` and `load_state_dict`
+    ):
+        "Let a part of the loss with a state of its own live in the checkpoint; gives it back, restored."
+        self.kept[name] = part
+        if name in self.waiting: part.load_state_dict(self.waiting.pop(name))
+        return part
+
     def save(self):
+        "Write the checkpoint, beside and renamed."
+        if not self.accelerator.is_main_process: return
         with written_whole(self.out/'state.pt') as t:
             torch.save(dict(model=self.model.state_dict(), optimizers=[o.state_dict() for o in self.optimizers], rng=self.rng.get_state(),
-                            step=self.step, spent=self.spent), t)
+                            step=self.step, spent=self.spent, kept=self.waiting | {k: v.state_dict() for k,v in self.kept.items()}), t)
 
     def load(self):
-        state = torch.load(self.out/'state.pt', weights_only=True)
-        self.model.load_state_dict(state['model'])
-        for optimizer,saved in zip(self.optimizers, state['optimizers'], strict=True): optimizer.load_state_dict(saved)
-        self.rng.set_state(state['rng']); self.step, self.spent = state['step'], state['spent']
+        "Go on from the checkpoint; raises `MetaVoiceError` for one that can't be read or isn't this model's."
+        try:
+            state = torch.load(self.out/'state.pt', weights_only=True, map_location='cpu')
+            self.model.load_state_dict(state['model'])
+            for optimizer,saved in zip(self.optimizers, state['optimizers'], strict=True): optimizer.load_state_dict(saved)
+            self.step, self.spent, self.waiting = state['step'], state['spent'], state['kept']
+            if self.accelerator.is_main_process: self.rng.set_state(state['rng'])
+            else: self.rng.manual_seed(self.recipe.seed + self.accelerator.process_index + 1000*self.step)
+        except Exception as e: raise MetaVoiceError(f"can't go on from {self.out/'state.pt'}: {str(e).splitlines()[0]}; move it away to start anew") from e
+
+    def agreed(self,
+        seconds:float
+    )->float:
+        "The first process's clock, so that all stop at the same step."
+        if self.accelerator.num_processes==1: return seconds
+        from accelerate.utils import broadcast
+        return float(broadcast(torch.tensor([seconds], device=self.device))[0])
 
     def run(self,
         loss,               # called with this object, gives a dict whose 'loss' is minimised
@@ -282,9 +172,11 @@ class Training:
         evaluate=None,      # called at each line of the log, gives a dict to add
         progress_bar=None   # for instance `tqdm`
     ):
-        "Train until the time is spent; Ctrl-C saves first."
-        r, sums, saved = self.recipe, {}, time.monotonic()
-        bar = progress_bar(total=1., initial=self.progress, bar_format='{l_bar}{bar}| {elapsed}<{remaining}{postfix}') if progress_bar else None
+        "Train until the time is spent; Ctrl-C saves first. Raises `MetaVoiceError` for a loss that isn't finite, and keeps the checkpoint before it."
+        r, sums, saved, main = self.recipe, {}, time.monotonic(), self.accelerator.is_main_process
+        objective = self.accelerator.prepare(Objective(self.model, loss)) if self.progress < 1 else None
+        bar = progress_bar(total=1., initial=self.progress, bar_format='{l_bar}{bar}| {elapsed}<{remaining}{postfix}') if progress_bar and main else None
+        sound = True
         try:
             while self.progress < 1:
                 began, p = time.monotonic(), self.progress
@@ -292,21 +184,24 @@ class Training:
                 for optimizer in self.optimizers:
                     for group in optimizer.param_groups: group['lr'] = rate
                     optimizer.zero_grad(set_to_none=True)
-                parts = loss(self); parts['loss'].backward()
+                parts = objective(self)
+                sound = bool(parts['loss'].isfinite())
+                if not sound: raise MetaVoiceError(f"the loss is {parts['loss'].item()} after {self.step} steps; a lower rate than {r.rate} may help")
+                self.accelerator.backward(parts['loss'])
                 nn.utils.clip_grad_norm_(self.model.parameters(), 1.)
                 for optimizer in self.optimizers: optimizer.step()
                 self.step += 1
                 for k,v in parts.items(): sums.setdefault(k, []).append(v.item())
-                self.spent += time.monotonic()-began
+                self.spent = self.agreed(self.spent + time.monotonic()-began)
                 if bar: bar.n = self.progress; bar.set_postfix(step=self.step, loss=f"{parts['loss'].item():.3f}")
-                if self.step % every == 0:
+                if self.step % every == 0 and main:
                     line = dict(step=self.step, spent=round(self.spent,1), **{k: round(sum(v)/len(v),4) for k,v in sums.items()})
                     if evaluate: line |= evaluate(self)
                     with open(self.out/'log.jsonl','a') as f: f.write(json.dumps(line)+'\n')
                     sums = {}
                 if time.monotonic()-saved > r.save_every: self.save(); saved = time.monotonic()
         finally:
-            self.save()
+            if sound: self.save()
             if bar: bar.close()
         return self.model
 
@@ -323,12 +218,14 @@ def spectral_distance(
     return sum((mel(x,r)-mel(y,r)).abs().mean() for r in RESOLUTIONS)/len(RESOLUTIONS)
 
 # %% ../nbs/15_pretrain.ipynb #017a82db
-class CodebookLearner:
+class CodebookLearner(nn.Module):
     "Running means for a `ResidualQuantiser`; a step of it is one call."
     def __init__(self, quantiser, decay=.99, least=.1):
-        self.q, self.decay, self.least = quantiser, decay, least
-        levels,size,dim = quantiser.codebooks.shape
-        self.counts, self.sums = torch.ones(levels, size), quantiser.codebooks.clone()
+        super().__init__()
+        object.__setattr__(self, 'q', quantiser) # another module's: not ours to save
+        self.decay, self.least = decay, least
+        self.register_buffer('counts', torch.ones(quantiser.codebooks.shape[:2]))
+        self.register_buffer('sums', quantiser.codebooks.clone())
 
     @torch.no_grad()
     def start(self,
@@ -349,7 +246,7 @@ class CodebookLearner:
         self.sums.copy_(self.q.codebooks); self.counts.fill_(1)
 
     @torch.no_grad()
-    def __call__(self,
+    def forward(self,
         latent:Tensor,        # (batch, dim, frames)
         rng:torch.Generator
     )->Tensor: # (levels, batch, dim, frames): quantised with 1, 2, … codebooks
@@ -372,52 +269,100 @@ class CodebookLearner:
         return torch.stack(depths).view(-1,batch,frames,dim).transpose(2,3)
 
 # %% ../nbs/15_pretrain.ipynb #59790272
-def crops(
-    sources:list,         # [(samples int16 (time,), weight), …]
-    n:int,                # crops
-    length:int,           # samples of each
-    rng:torch.Generator
-)->Tensor: # (n, length), −1..1
-    "Random crops, each from a source chosen by weight."
-    pick = torch.multinomial(torch.tensor([w for _,w in sources]), n, replacement=True, generator=rng).tolist()
-    def crop(samples):
-        at = int(torch.randint(len(samples)-length, (1,), generator=rng))
-        return torch.from_numpy(samples[at:at+length].astype(np.float32)/32768)
-    return torch.stack([crop(sources[i][0]) for i in pick])
+class Crops:
+    "Random crops of a corpus with the phones said in them."
+    grid = 120 # samples a label
+
+    def __init__(self,
+        corpus:Corpus,
+        codec,            # whose frames are labelled
+        seconds:float=1.  # length of a crop, rounded to whole frames
+    ):
+        frames = round(seconds*codec.sample_rate/codec.hop)
+        self.samples, self.length = corpus.samples, frames*codec.hop
+        self.names, self.labels = corpus.phone_labels(self.grid)
+        self.centres = (np.arange(frames)*codec.hop + codec.hop//2)//self.grid
+        if len(self.samples) <= self.length: raise OptionError(f"the corpus lasts {3600*corpus.hours:.2f} s; crops of {seconds} s don't fit")
+
+    def __call__(self, n:int, t:Training)->tuple: # (n, time) −1..1; (n, frames) phones
+        at = torch.randint((len(self.samples)-self.length)//self.grid, (n,), generator=t.rng).tolist()
+        x = torch.stack([torch.from_numpy(self.samples[a*self.grid:a*self.grid+self.length].astype(np.float32)/32768) for a in at])
+        y = torch.stack([torch.from_numpy(self.labels[a+self.centres].astype(np.int64)) for a in at])
+        return (x*10**(torch.rand(n,1, generator=t.rng)*.6-.4)).to(t.device), y.to(t.device)
+
+class CodecLearner(nn.Module):
+    "A codec, and a linear reader of phones from its first codebook."
+    def __init__(self, codec, phones:int):
+        super().__init__()
+        self.codec, self.reader = codec, nn.Linear(codec.latent_dim, phones)
 
 def train_codec(
     codec,                # a `NanoCodec`
-    sources:list,         # [(samples int16 (time,), weight), …]
+    corpus:Corpus,
     out:str|Path,         # the run's folder
-    recipe:Recipe=Recipe(),
-    batch:int=12,         # crops of one second a step
-    unquantised:float=.08,# share of the time before the codebooks are placed
+    recipe:Recipe=Recipe(rate=1.5e-3),
+    batch:int=16,         # crops of one second a step
+    unquantised:float=.06,# share of the time before the codebooks are placed
+    phones:float=.15,     # weight of the phones' cross-entropy
     compile:bool=True,    # let torch fuse the blocks; pays after a minute or two
     **run
 ):
     "Train a codec of frames; gives it back trained."
-    training = Training(codec, out, recipe)
-    learner = CodebookLearner(codec.quantiser) # after a checkpoint, if there is one, has been read
+    crops = Crops(corpus, codec)
+    training = Training(CodecLearner(codec, len(crops.names)), out, recipe)
+    learner, reader = training.keep('codebooks', CodebookLearner(codec.quantiser).to(training.device)), training.model.reader
     if compile:
         for blocks in (codec.encoder_fast, codec.encoder_slow, codec.decoder_slow, codec.decoder_fast): blocks.compile()
-    depths, length = (1,2,2,4,8,8,8), codec.sample_rate//codec.hop*codec.hop
+    depths = (1,2,2,2,4,8,8)
     def loss(t):
-        x = crops(sources, batch, length, t.rng)
-        x = x*(10**(torch.rand(batch,1, generator=t.rng)*.6-.4))
-        latent, commit = codec.analyse(x), torch.zeros(())
+        x, said = crops(batch, t)
+        with t.mixed(): latent = codec.analyse(x)
+        commit, first, used = torch.zeros((), device=t.device), latent, latent
         if t.progress >= unquantised:
             if not codec.quantiser.codebooks.any():
-                with torch.no_grad():
-                    many = torch.cat([codec.analyse(crops(sources, batch, length, t.rng)) for _ in range(20)])
+                with torch.no_grad(), t.mixed(): many = torch.cat([codec.analyse(crops(batch, t)[0]) for _ in range(20)])
                 learner.start(many.transpose(1,2).reshape(-1, many.shape[1]), t.rng)
             quantised = learner(latent.detach(), t.rng)
             depth = depths[int(torch.randint(len(depths), (1,), generator=t.rng))]
-            target = quantised[depth-1]
-            commit = F.mse_loss(latent, quantised[-1])
-            latent = latent + (target-latent).detach()
-        distance = spectral_distance(codec.synthesise(latent), x, codec.sample_rate)
-        return dict(loss=distance + .1*commit, distance=distance.detach(), commit=commit.detach())
-    return training.run(loss, **run)
+            commit = F.mse_loss(latent, quantised[-1]) + .25*F.mse_loss(latent, quantised[0])
+            first, used = (latent+(q-latent).detach() for q in (quantised[0], quantised[depth-1]))
+        read = reader(first.transpose(1,2)).flatten(0,1)
+        unsure = F.cross_entropy(read, said.flatten())
+        with t.mixed(): again = codec.synthesise(used)
+        distance = spectral_distance(again, x, codec.sample_rate)
+        return dict(loss=distance + .1*commit + phones*unsure, distance=distance.detach(), commit=commit.detach(), unsure=unsure.detach(),
+                    phones=(read.argmax(-1)==said.flatten()).float().mean())
+    return training.run(loss, **run).codec.eval()
+
+# %% ../nbs/15_pretrain.ipynb #e46dc5d4
+def train_decoder(
+    codec,                # trained
+    corpus:Corpus,
+    codes:list,           # (8, frames) of each utterance, true or guessed beyond the second; None for what is left out
+    out:str|Path,
+    recipe:Recipe=Recipe(rate=3e-4),
+    batch:int=16,         # crops a step
+    seconds:float=1.,     # length of a crop
+    compile:bool=True,
+    **run
+):
+    "Let the decoder learn on; gives the codec back."
+    codec.requires_grad_(False)
+    for part in (codec.from_latent, codec.decoder_slow, codec.unfold, codec.decoder_fast, codec.norm, codec.spectrum): part.requires_grad_()
+    training, frames = Training(codec, out, recipe), round(seconds*codec.sample_rate/codec.hop)
+    usable = [i for i,rows in enumerate(codes) if rows is not None and rows.shape[1] > frames]
+    if compile:
+        for blocks in (codec.decoder_slow, codec.decoder_fast): blocks.compile()
+    def crop(t):
+        i = usable[int(torch.randint(len(usable), (1,), generator=t.rng))]
+        rows, sound = codes[i].long(), corpus.audio(i)
+        at = int(torch.randint(rows.shape[1]-frames, (1,), generator=t.rng))
+        return rows[:,at:at+frames], F.pad(sound, (0,codec.hop))[at*codec.hop:(at+frames)*codec.hop]
+    def loss(t):
+        rows, x = (torch.stack(o).to(t.device) for o in zip(*[crop(t) for _ in range(batch)]))
+        with t.mixed(): made = codec.synthesise(codec.latent(rows))
+        return dict(loss=spectral_distance(made, x, codec.sample_rate))
+    return training.run(loss, **run).requires_grad_(True).eval()
 
 # %% ../nbs/15_pretrain.ipynb #c6e654db
 @dataclass
@@ -427,6 +372,8 @@ class Spoken:
     codes: Tensor # (codebooks, frames), int16
     words: list   # [start, end) of each word among the text's ids
     when: Tensor  # (frames,) which word is said; the number of words when it is over
+    voice: str    # who says it
+    index: int    # which utterance of its corpus
 
 def word_spans(
     ids:list,     # BPE ids with the end of text
@@ -444,22 +391,23 @@ def word_spans(
 def encode_corpus(
     corpus:Corpus,
     codec, tokeniser,
-    batch:int=24,     # utterances at a time, about as long
+    batch:int=48,     # utterances at a time, about as long
     progress=None     # wraps the iterable, for instance `tqdm`
 )->list: # of `Spoken`; utterances whose words' times are unknown are left out
     "Everything that is said, as tokens."
     order = sorted(range(len(corpus)), key=lambda i: corpus.utterances[i].length)
-    made, groups = {}, [order[i:i+batch] for i in range(0, len(order), batch)]
+    made, groups, device = {}, [order[i:i+batch] for i in range(0, len(order), batch)], next(codec.parameters()).device
     for group in (progress(groups) if progress else groups):
         sounds = [corpus.audio(i) for i in group]
-        codes = codec.encode(nn.utils.rnn.pad_sequence(sounds, batch_first=True))
+        padded = nn.utils.rnn.pad_sequence(sounds, batch_first=True).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device)): codes = codec.encode(padded).cpu()
         for i,sound,rows in zip(group, sounds, codes):
             u, ids = corpus.utterances[i], tokeniser.encode(corpus.utterances[i].text)
             words, frames = word_spans(ids, tokeniser), -(-len(sound)//codec.hop)
             if len(words) != len(u.words): continue
             time = (torch.arange(frames)+.5)*codec.hop/codec.sample_rate
             when = torch.bucketize(time, torch.tensor([end for _,end in u.words]), right=True)
-            made[i] = Spoken(ids, rows[:,:frames].short(), words, when)
+            made[i] = Spoken(ids, rows[:,:frames].short(), words, when, u.voice, i)
     return [made[i] for i in sorted(made)]
 
 # %% ../nbs/15_pretrain.ipynb #46b0c5e6
@@ -467,7 +415,7 @@ def collate_first(
     batch:list,         # of `Spoken`
     layout:TokenLayout,
     rng:torch.Generator,
-    multiple:int=64,    # lengths are rounded up to a multiple of this
+    multiple:int=32,    # lengths are rounded up to a multiple of this
     corrupt:float=.08,  # share of audio tokens replaced by others on the way in, so that errors are lived through
     drop_text:float=.1  # share of texts replaced by end-of-text marks, which trains the branch for prompt guidance
 )->tuple: # ids in (batch, 1, time), targets (batch, time) with −100 where nothing is learnt, guide (batch, time, text)
@@ -514,7 +462,7 @@ def first_stage_loss(
     guided:tuple=(1,2)    # layers whose first head follows the words
 )->dict: # loss on audio by codebook, and the guide's
     "Cross-entropy of the next audio token, and the guide of attention."
-    x, following = model.embed(ids, speaker), 0
+    x, following = model.embed(ids, speaker), torch.zeros((), device=ids.device)
     for layer,block in enumerate(model.transformer.h):
         if guide is not None and layer in guided: following = following + guidance_to_text(block, x, guide)/len(guided)
         x = block(x)
@@ -530,6 +478,9 @@ class ByLength:
     def __init__(self, data, tokens:int, rng:torch.Generator):
         self.data, self.tokens, self.rng, self.queue = data, tokens, rng, []
 
+    def state_dict(self)->dict: return dict(queue=self.queue)
+    def load_state_dict(self, state): self.queue = state['queue']
+
     def __call__(self)->list:
         if not self.queue:
             order = torch.randperm(len(self.data), generator=self.rng).tolist()
@@ -542,6 +493,35 @@ class ByLength:
             self.queue = [batches[i] for i in torch.randperm(len(batches), generator=self.rng).tolist()]
         return [self.data[i] for i in self.queue.pop()]
 
+class Speakers:
+    "Several embeddings of each voice, of which one is drawn for each utterance."
+    def __init__(self,
+        embeddings:dict # voice → (n, 256)
+    ): self.embeddings = embeddings
+
+    def __call__(self,
+        batch:list,              # of `Spoken`
+        rng:torch.Generator=None # always the first embedding if None
+    )->Tensor: # (batch, 256)
+        choose = lambda es: es[int(torch.randint(len(es), (1,), generator=rng)) if rng else 0]
+        try: return torch.stack([choose(self.embeddings[u.voice]) for u in batch])
+        except KeyError as e: raise OptionError(f"there is no embedding of the voice {e}; there are {', '.join(sorted(self.embeddings)) or 'none'}") from None
+
+def embed_voices(
+    corpus:Corpus,
+    speaker_encoder,
+    each:int=10,       # embeddings of a voice
+    utterances:int=12, # said one after another for an embedding: about half a minute
+    progress=None      # wraps the iterable, for instance `tqdm`
+)->dict: # voice → (each, 256)
+    "Embed every voice of a corpus from several recordings."
+    indices, made = {voice: [] for voice in corpus.voices}, {}
+    for i,u in enumerate(corpus.utterances): indices[u.voice].append(i)
+    for voice,own in (progress(indices.items()) if progress else indices.items()):
+        recordings = [torch.cat([corpus.audio(own[(k*utterances+j) % len(own)]) for j in range(min(utterances, len(own)))]) for k in range(min(each, len(own)))]
+        made[voice] = torch.stack([speaker_encoder.embed_audio(Audio(x, corpus.sample_rate)).cpu() for x in recordings])
+    return made
+
 def begin_stage(
     model, data:list,
     out:str|Path, recipe:Recipe,
@@ -552,34 +532,36 @@ def begin_stage(
     training = Training(model, out, recipe)
     if compile:
         for block in model.transformer.h: block.compile(dynamic=True)
-    return training, ByLength(data, tokens, training.rng)
+    return training, training.keep('batches', ByLength(data, tokens, training.rng))
+
+def to_device(device, *tensors): return [x.to(device) for x in tensors]
 
 # %% ../nbs/15_pretrain.ipynb #d33cfa7e
 def train_first(
     model, data:list, held_out:list,
-    speakers:Tensor,            # (n, 256) embeddings to draw from
+    speakers:Speakers,
     out:str|Path, recipe:Recipe=Recipe(rate=2e-3, muon=True), *,
     layout:TokenLayout=TokenLayout(),
-    tokens:int=6000,            # in a batch
-    guide_until:float=.6,       # share of the time after which attention is free
+    tokens:int=8192,            # in a batch
+    guide_until:float=.5,       # share of the time after which attention is free
     drop_speaker:float=.1,      # share of rows without speaker, which trains guidance's unconditional branch
     compile:bool=True,
     **run
 ):
     "Train the first stage; gives it back trained."
+    fits = lambda u: 2*u.codes.shape[1]+len(u.text) <= model.config.block_size
+    data, held_out = [u for u in data if fits(u)], [u for u in held_out if fits(u)]
     training, batches = begin_stage(model, data, out, recipe, tokens, compile)
-    unseen = *collate_first(held_out, layout, torch.Generator().manual_seed(0), corrupt=0., drop_text=0.), speakers[:1].expand(len(held_out),-1)
-    def some_speakers(n, rng):
-        rows = speakers[torch.randint(len(speakers), (n,), generator=rng)]
-        return rows*(torch.rand(n,1, generator=rng) >= drop_speaker)
+    unseen = to_device(training.device, *collate_first(held_out, layout, torch.Generator().manual_seed(0), corrupt=0., drop_text=0.), speakers(held_out))
     def loss(t):
-        batch = batches()
-        parts = first_stage_loss(model, *collate_first(batch, layout, t.rng), some_speakers(len(batch), t.rng), layout)
-        weight = max(0., 1-t.progress/guide_until)
+        batch, weight = batches(), max(0., 1-t.progress/guide_until)
+        who = speakers(batch, t.rng)*(torch.rand(len(batch),1, generator=t.rng) >= drop_speaker)
+        ids, targets, guide, who = to_device(t.device, *collate_first(batch, layout, t.rng), who)
+        with t.mixed(): parts = first_stage_loss(model, ids, targets, guide if weight else None, who, layout)
         return dict(loss=parts['audio']+.3*weight*parts['guide']) | {k: v.detach() for k,v in parts.items()}
     def evaluate(t):
         model.eval()
-        with torch.no_grad(): parts = first_stage_loss(model, *unseen, layout)
+        with torch.no_grad(), t.mixed(): parts = first_stage_loss(model, *unseen, layout)
         model.train()
         return {f'held_out_{k}': round(float(v),4) for k,v in parts.items()}
     model.train()
@@ -613,69 +595,269 @@ def second_stage_loss(
 
 def train_second(
     model, data:list, held_out:list,
-    speakers:Tensor,            # (n, 256) embeddings to draw from
+    speakers:Speakers,
     out:str|Path, recipe:Recipe=Recipe(rate=2e-3, muon=True), *,
     layout:TokenLayout=TokenLayout(),
-    tokens:int=6000,            # in a batch, counted as the first stage's
+    tokens:int=8192,            # in a batch, counted as the first stage's
     compile:bool=True,
     **run
 ):
     "Train the second stage; gives it back trained."
+    fits = lambda u: u.codes.shape[1]+len(u.text) <= model.config.block_size
+    data, held_out = [u for u in data if fits(u)], [u for u in held_out if fits(u)]
     training, batches = begin_stage(model, data, out, recipe, tokens, compile)
-    unseen = *collate_second(held_out, layout, torch.Generator().manual_seed(0), corrupt=0.), speakers[:1].expand(len(held_out),-1)
+    unseen = to_device(training.device, *collate_second(held_out, layout, torch.Generator().manual_seed(0), corrupt=0.), speakers(held_out))
     def loss(t):
         batch = batches()
-        each = second_stage_loss(model, *collate_second(batch, layout, t.rng), speakers[torch.randint(len(speakers), (len(batch),), generator=t.rng)])
+        inputs = to_device(t.device, *collate_second(batch, layout, t.rng), speakers(batch, t.rng))
+        with t.mixed(): each = second_stage_loss(model, *inputs)
         return dict(loss=each.mean(), codebook_3=each[0].detach(), codebook_8=each[5].detach())
     def evaluate(t):
-        with torch.no_grad(): each = second_stage_loss(model, *unseen)
+        with torch.no_grad(), t.mixed(): each = second_stage_loss(model, *unseen)
         return dict(held_out=round(float(each.mean()),4))
     return training.run(loss, evaluate=evaluate, **run).eval()
 
+@torch.inference_mode()
+def guessed_codes(
+    second,                     # trained
+    data:list,                  # of `Spoken`
+    speakers:Speakers,
+    layout:TokenLayout=TokenLayout(),
+    batch:int=32,
+    progress=None,              # wraps the iterable, for instance `tqdm`
+    **options                   # of `complete_codes`: temperature, top_k
+)->list: # of (8, frames)
+    "What the decoder will be given: the first two codebooks as they are, the others as the second stage draws them."
+    order, made = sorted(range(len(data)), key=lambda i: data[i].codes.shape[1]), {}
+    groups = [order[i:i+batch] for i in range(0, len(order), batch)]
+    for group in (progress(groups) if progress else groups):
+        us, rngs = [data[i] for i in group], [torch.Generator().manual_seed(i) for i in group]
+        made |= zip(group, complete_codes(second, [u.text for u in us], [u.codes[:2].long() for u in us], speakers(us), rngs, layout=layout, padded=False, **options))
+    return [made[i].short() for i in range(len(data))]
+
 # %% ../nbs/15_pretrain.ipynb #a7b27280
-def train_mbd(
-    mbd,                  # from `untrained_mbd`, its processors fitted
+def shallow_mbd(
+    unet:UNetConfig
+)->MultiBandDiffusion:
+    "Untrained bands that will begin at the codec's decoding, relative to its level."
+    return untrained_mbd(unet, schedule=NoiseSchedule(prediction='velocity', clip=0.), guided=True)
+
+@torch.no_grad()
+def fit_mbd(
+    mbd:MultiBandDiffusion,
     codec,
-    sources:list,         # [(samples int16 (time,), weight), …]
+    samples:Tensor # (batch, time), typical audio
+):
+    "Take over the statistics of sounds and latents, once, before training starts."
+    fit_processors(mbd, samples)
+    fit_latent(mbd, codec.latent(codec.encode(samples)))
+
+def train_mbd(
+    mbd,                  # from `shallow_mbd`, fitted
+    codec,
+    corpus:Corpus,
     out:str|Path,         # the run's folder
     recipe:Recipe=Recipe(rate=2e-3),
     batch:int=8,          # crops a step
     seconds:float=1.,     # length of a crop
+    start:int=299,        # the step that sampling will begin at
     **run
 ):
     "Train all bands of a `MultiBandDiffusion`; gives it back trained."
-    training = Training(mbd, out, recipe)
-    length = round(seconds*codec.sample_rate/codec.hop)*codec.hop
+    crops, training = Crops(corpus, codec, seconds), Training(mbd, out, recipe)
+    codec.to(training.device)
     def loss(t):
-        x = crops(sources, batch, length, t.rng)
-        with torch.no_grad(): latent, bands = codec.latent(codec.encode(x)), projected_bands(mbd, x)
-        losses = [training_loss(band.unet, band.schedule, clean, latent, t.rng) for band,clean in zip(mbd.bands, bands)]
+        x, _ = crops(batch, t)
+        with torch.no_grad():
+            codes = codec.encode(x)
+            latent = codec.latent(codes if torch.rand((), generator=t.rng) < .3 else codes[:,:2])
+            bands = projected_bands(mbd, x, codec.synthesise(latent))
+        with t.mixed(): losses = [training_loss(band.unet, band.schedule, clean, latent, t.rng, start, 'velocity') for band,clean in zip(mbd.bands, bands)]
         return dict(loss=sum(losses)/len(losses)) | {f'band_{i}': l.detach() for i,l in enumerate(losses)}
     return training.run(loss, **run).eval()
 
 # %% ../nbs/15_pretrain.ipynb #f16e913b
-NANO = dict(
-    codec=dict(width=192, hidden=576, encoder_blocks=4, decoder_blocks=6),
-    first=dict(n_layer=4, n_head=3, n_embd=192, block_size=512, swiglu_multiple_of=64),
-    second=dict(n_layer=3, n_head=3, n_embd=192, block_size=320, vocab_sizes=[1538,1025], target_vocab_sizes=[1025]*6, causal=False, swiglu_multiple_of=64))
-NANO_DEFAULTS = dict(guidance=1., prompt_guidance=2., temperature=.7, top_p=.9, top_k=None, constrain=True, piece_tokens=28,
-                     second=dict(temperature=.7, top_k=50, padded=False), vocoder='codec')
+def save_spoken(
+    data:list,       # of `Spoken`
+    path:str|Path    # ends in .safetensors
+):
+    "Keep utterances as tokens."
+    from safetensors.torch import save_file
+    flat = lambda lists: torch.tensor([x for row in lists for x in row], dtype=torch.int32)
+    voices = sorted({u.voice for u in data})
+    tensors = dict(text=flat(u.text for u in data), text_lengths=flat([[len(u.text)] for u in data]), words=flat(sum(u.words, []) for u in data),
+                   words_lengths=flat([[len(u.words)] for u in data]), codes=torch.cat([u.codes for u in data], 1).contiguous(),
+                   when=torch.cat([u.when for u in data]).short(), frames=flat([[u.codes.shape[1]] for u in data]), voice=flat([[voices.index(u.voice)] for u in data]), index=flat([[u.index] for u in data]))
+    with written_whole(path) as t: save_file(tensors, t, dict(voices=json.dumps(voices)))
+
+def load_spoken(
+    path:str|Path
+)->list: # of `Spoken`
+    "Utterances as tokens; raises `MetaVoiceError` for a file that isn't of them."
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, 'pt') as f: t, voices = {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()['voices'])
+        text, words = t['text'].split(t['text_lengths'].tolist()), t['words'].view(-1,2).split(t['words_lengths'].tolist())
+        codes, when = t['codes'].split(t['frames'].tolist(), 1), t['when'].long().split(t['frames'].tolist())
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as e: raise MetaVoiceError(f"can't read {path}: {e}") from None
+    return [Spoken(x.tolist(), c, w.tolist(), at, voices[v], i) for x,c,w,at,v,i in zip(text, codes, words, when, t['voice'].tolist(), t['index'].tolist())]
+
+# %% ../nbs/15_pretrain.ipynb #07f03be0
+@dataclass
+class Size:
+    "The shapes of a bundle's parts, and how they are trained."
+    codec: NanoCodecConfig
+    first: dict                           # of `GPTConfig`, but for the vocabulary
+    second: dict                          # likewise
+    mbd: UNetConfig|None = None           # None: nano's
+    text_ranks: int = 512                 # merges of the tokeniser
+    tokens: int = 8192                    # in a batch of the stages
+    crops: int = 16                       # in a batch of the codec
+    compile: bool = True
+    bf16: bool|None = None                # as in `Recipe`
+
+SIZES = dict(
+    nano=Size(NanoCodecConfig(width=256, hidden=768, encoder_blocks=4, decoder_blocks=8),
+              dict(n_layer=5, n_head=3, n_embd=192, block_size=512, swiglu_multiple_of=64),
+              dict(n_layer=3, n_head=3, n_embd=192, block_size=320, swiglu_multiple_of=64)),
+    tiny=Size(NanoCodecConfig(width=32, hidden=64, encoder_blocks=2, decoder_blocks=2, latent_dim=16, codebook_size=64),
+              dict(n_layer=2, n_head=2, n_embd=48, block_size=384, swiglu_multiple_of=16), dict(n_layer=2, n_head=2, n_embd=48, block_size=256, swiglu_multiple_of=16),
+              UNetConfig(latent_dim=16, hidden=8, depth=2, growth=2., kernel=24, stride=12), 300, 1000, 4, False, False))
+STAGES = ('corpus', 'codec', 'tokeniser', 'first', 'second', 'decoder', 'mbd', 'bundle')
+SHARES = dict(codec=.16, first=.66, second=.05, decoder=.06, mbd=.07) # of the time
+NANO_DEFAULTS = dict(guidance=1., prompt_guidance=2., temperature=.6, top_p=.9, top_k=None, constrain=True, piece_tokens=32,
+                     second=dict(temperature=.7, top_k=50, padded=False), mbd=dict(steps=4, start=299), vocoder='codec')
 NANO_LICENCES = dict(tokeniser='Apache-2.0', first='Apache-2.0', second='Apache-2.0', codec='Apache-2.0', mbd='Apache-2.0',
                      speaker_encoder='Apache-2.0, Resemble AI, resemblyzer 0.1.4')
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,?!'-:;" # what a tokeniser has to spell, whatever the corpus
+
+class Pretraining:
+    "A bundle trained from nothing in a folder, stage by stage; each stage goes on where it was stopped, and takes the ones before it as they are."
+    def __init__(self,
+        out:str|Path,            # the folder of all runs
+        hours:float=3.,          # for all stages together, shared out by `SHARES`
+        size:str='nano',         # one of `SIZES`
+        corpus:str|Path|None=None, # a corpus of one's own; nano's is made with flite and WordNet if None
+        steps:int|None=None,     # steps a stage, in place of hours
+        progress=None            # a progress bar, for instance `tqdm`
+    ):
+        if size not in SIZES: raise OptionError(f"unknown size {size!r}; use one of {', '.join(SIZES)}")
+        if not 0 < hours: raise OptionError(f"hours is {hours}; use a number above 0")
+        self.out, self.hours, self.size, self.steps, self.progress = Path(out), hours, SIZES[size], steps, progress
+        self.corpus_path = Path(corpus) if corpus else self.out/'corpus'
+        self.bar = dict(progress_bar=progress) if progress else {}
+
+    def recipe(self, stage, **options): return Recipe(minutes=60*self.hours*SHARES[stage], steps=self.steps, bf16=self.size.bf16, **options)
+
+    def run(self,
+        stage:str='all' # one of `STAGES`, or all of them
+    ):
+        "Train a stage, or all in order; raises `OptionError` for an unknown one."
+        if stage not in (*STAGES, 'all'): raise OptionError(f"unknown stage {stage!r}; use one of {', '.join(STAGES)} or all")
+        for name in STAGES if stage=='all' else [stage]: getattr(self, f'make_{name}')()
+        return self
+
+    @cached_property
+    def corpus(self): return Corpus(self.corpus_path)
+    @cached_property
+    def tokeniser(self): return Tokeniser.from_json(self.needed('tokeniser.json').read_text(encoding='utf-8'))
+    @cached_property
+    def codec(self): return trained(NanoCodec(self.size.codec), self.needed('codec/state.pt'), 'codec.')
+    @cached_property
+    def tuned_codec(self): return trained(NanoCodec(self.size.codec), self.needed('decoder/state.pt'))
+    @cached_property
+    def layout(self): return TokenLayout(self.size.codec.codebook_size, self.size.text_ranks)
+    @cached_property
+    def speaker_encoder(self):
+        from metavoice.bundle import load_bundle
+        return load_bundle('nano', device='cpu').speaker_encoder
+
+    @cached_property
+    def data(self):
+        path = self.out/'data.safetensors'
+        if not path.exists(): save_spoken(encode_corpus(self.corpus, self.codec, self.tokeniser, progress=self.progress), path)
+        return load_spoken(path)
+
+    @cached_property
+    def held_out(self):
+        "A few utterances that no stage learns from, for the curves."
+        return self.data[:max(1, min(64, len(self.data)//8))]
+
+    @cached_property
+    def seen(self):
+        kept = {tuple(u.text) for u in self.held_out}
+        return [u for u in self.data if tuple(u.text) not in kept] or self.data
+
+    @cached_property
+    def speakers(self):
+        from safetensors.torch import load_file, save_file
+        path = self.out/'speakers.safetensors'
+        if not path.exists():
+            made = embed_voices(self.corpus, self.speaker_encoder, progress=self.progress)
+            with written_whole(path) as t: save_file(made, t)
+        return Speakers(load_file(path))
+
+    def new_first(self): return GPT(GPTConfig(**self.size.first, vocab_sizes=[self.layout.first_vocab]))
+    def new_second(self):
+        codes = self.layout.codebook_size+1
+        return GPT(GPTConfig(**self.size.second, vocab_sizes=[self.layout.second_vocab, codes], target_vocab_sizes=[codes]*6, causal=False))
+    def new_mbd(self): return shallow_mbd(self.size.mbd or nano_unet())
+
+    def needed(self, name)->Path:
+        "A file that an earlier stage leaves behind; raises `OptionError` where it hasn't."
+        if not (self.out/name).exists(): raise OptionError(f"{self.out/name} is missing; run the stages before this one first, in this order: {', '.join(STAGES)}")
+        return self.out/name
+
+    def make_corpus(self):
+        if not self.corpus_path.joinpath('manifest.jsonl').exists(): make_corpus(self.corpus_path, make_plan().train, progress=self.progress)
+
+    def make_codec(self): train_codec(NanoCodec(self.size.codec), self.corpus, self.out/'codec', self.recipe('codec', rate=1.5e-3), self.size.crops, compile=self.size.compile, **self.bar)
+
+    def make_tokeniser(self):
+        made = Tokeniser.train([u.text for u in self.corpus.utterances] + 3*[LETTERS], n_ranks=self.size.text_ranks)
+        with written_whole(self.out/'tokeniser.json') as t: t.write_text(made.to_json(), encoding='utf-8')
+
+    def make_first(self):
+        train_first(self.new_first(), self.seen, self.held_out, self.speakers, self.out/'first', self.recipe('first', rate=4e-3, weight_decay=.02, muon=True),
+                    layout=self.layout, tokens=self.size.tokens, compile=self.size.compile, **self.bar)
+
+    def make_second(self):
+        train_second(self.new_second(), self.seen, self.held_out, self.speakers, self.out/'second', self.recipe('second', rate=3e-3, weight_decay=.02, muon=True),
+                     layout=self.layout, tokens=self.size.tokens, compile=self.size.compile, **self.bar)
+
+    def make_decoder(self):
+        second = trained(self.new_second(), self.needed('second/state.pt'))
+        fitting = [u for u in self.data if u.codes.shape[1]+len(u.text) <= second.config.block_size][:8000]
+        half, codes = fitting[::2], [None]*len(self.corpus)
+        for u in fitting: codes[u.index] = u.codes
+        for u,guessed in zip(half, guessed_codes(second, half, self.speakers, self.layout, progress=self.progress, temperature=.7, top_k=50)): codes[u.index] = guessed
+        train_decoder(self.codec, self.corpus, codes, self.out/'decoder', self.recipe('decoder', rate=3e-4), self.size.crops, compile=self.size.compile, **self.bar)
+
+    def make_mbd(self):
+        mbd = self.new_mbd()
+        fit_mbd(mbd, self.tuned_codec, torch.stack([x[:24000] for x in map(self.corpus.audio, range(min(len(self.corpus), 200))) if len(x) >= 24000]))
+        train_mbd(mbd, self.tuned_codec, self.corpus, self.out/'mbd', self.recipe('mbd', rate=2e-3), max(2, self.size.crops//2), **self.bar)
+
+    def parts(self)->dict:
+        "The trained parts, as `write_bundle` takes them."
+        return dict(tokeniser=self.tokeniser, codec=self.tuned_codec, first=trained(self.new_first(), self.needed('first/state.pt')), second=trained(self.new_second(), self.needed('second/state.pt')),
+                    mbd=trained(self.new_mbd(), self.needed('mbd/state.pt')), speaker_encoder=self.speaker_encoder)
+
+    def make_bundle(self):
+        from metavoice.bundle import write_bundle
+        voices = {}
+        for voice in [s.name for s in SPEAKERS[:4] if s.name in self.corpus.voices] or self.corpus.voices[:4]:
+            own = [i for i,u in enumerate(self.corpus.utterances) if u.voice==voice][:14]
+            Audio(torch.cat([self.corpus.audio(i) for i in own])[:30*24000], 24000).save(self.out/f'{voice}.ogg')
+            voices[voice] = (self.out/f'{voice}.ogg', 'from the corpus that the model was trained on')
+        write_bundle(self.out/'bundle', name=self.out.name, **self.parts(), defaults=NANO_DEFAULTS, licences=NANO_LICENCES, voices=voices, minimum_reference=3.)
 
 def trained(
     model:nn.Module,
-    run:str|Path     # folder of its training
+    checkpoint:Path, # state.pt of its training
+    prefix:str=''    # of the names that are the model's
 )->nn.Module:
-    "The model with the weights of its last checkpoint."
-    model.load_state_dict(torch.load(Path(run)/'state.pt', weights_only=True)['model'])
+    "The model with the weights of a checkpoint."
+    state = torch.load(checkpoint, weights_only=True, map_location='cpu')['model']
+    model.load_state_dict({k.removeprefix(prefix): v for k,v in state.items() if k.startswith(prefix)})
     return model.eval()
-
-def nano_parts(
-    runs:str|Path # folder with the runs codec, first, second, mbd, and tokeniser.json
-)->dict:
-    "The trained parts of nano."
-    runs = Path(runs)
-    parts = dict(codec=NanoCodec(NanoCodecConfig(**NANO['codec'])), first=GPT(GPTConfig(**NANO['first'])), second=GPT(GPTConfig(**NANO['second'])))
-    if (runs/'mbd'/'state.pt').exists(): parts['mbd'] = untrained_mbd(nano_unet())
-    return dict(tokeniser=Tokeniser.from_json((runs/'tokeniser.json').read_text(encoding='utf-8'))) | {name: trained(part, runs/name) for name,part in parts.items()}

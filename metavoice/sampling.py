@@ -5,17 +5,20 @@
 # %% ../nbs/07_sampling.ipynb #6a182079
 from __future__ import annotations
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np, torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .core import MetaVoiceError, OptionError, TokenLayout
+from .gpt import Decoder
 
 # %% auto #0
-__all__ = ['guide', 'guide_prompt', 'keep_top_k', 'top_k_probabilities', 'sorted_top_p', 'top_p_probabilities', 'probabilities',
-           'sample', 'make_generators', 'check_options', 'branch_rows', 'guided', 'turn_bias', 'check_prompts',
-           'generate_steps', 'Generated', 'generate']
+__all__ = ['LOOK', 'guide', 'guide_prompt', 'keep_top_k', 'top_k_probabilities', 'sorted_top_p', 'top_p_probabilities',
+           'probabilities', 'sample', 'waiting_times', 'race', 'make_generators', 'check_options', 'branch_rows',
+           'guided', 'turn_bias', 'Request', 'Generated', 'check_prompts', 'Row', 'Rows', 'waiting_requests',
+           'stream_steps', 'generate_stream', 'generate_steps', 'generate']
 
 # %% ../nbs/07_sampling.ipynb #b974b6a0
 def guide(
@@ -99,8 +102,24 @@ def sample(
     generators:list     # one torch.Generator on the CPU for each row
 )->torch.Tensor: # (rows, ...) tokens; −1 where the probabilities aren't numbers
     "One token for every distribution, by an exponential race, each row with randomness of its own."
-    noise = torch.stack([torch.rand(probs.shape[1:], generator=g) for g in generators]).to(probs.device, non_blocking=True)
-    lead,token = (probs / -noise.clamp_(min=1e-30).log_()).max(-1)
+    return race(probs, waiting_times(generators, probs.shape[1:], probs.device))
+
+def waiting_times(
+    generators:list, # one torch.Generator on the CPU for each row
+    shape:tuple,     # of what each row draws
+    device='cpu'     # where it is wanted
+)->torch.Tensor: # (rows, *shape), exponentially distributed, with a mean of −1
+    "The runners of the race, before they get their handicaps."
+    noise = torch.stack([torch.rand(shape, generator=g) for g in generators])
+    if torch.device(device).type=='cuda': noise = noise.pin_memory() # else the copy would wait for the device
+    return noise.to(device, non_blocking=True).clamp_(min=1e-30).log_()
+
+def race(
+    probs:torch.Tensor, # (rows, ..., vocab)
+    times:torch.Tensor  # of the same shape, as `waiting_times` makes them
+)->torch.Tensor: # (rows, ...) tokens; −1 where the probabilities aren't numbers
+    "Who comes in first."
+    lead,token = (probs/times).min(-1)
     return token.masked_fill_(lead.isnan(), -1)
 
 # %% ../nbs/07_sampling.ipynb #94e0d65d
@@ -148,24 +167,24 @@ def branch_rows(
     layout:TokenLayout,
     guidance:float,
     prompt_guidance:float|None
-)->tuple: # (branches·rows, time) ids padded on the right; (branches·rows, 256) speakers
-    "The rows of one batch: with everything, without speaker (if guided), without text (if prompt-guided)."
+)->tuple: # (rows·branches, time) ids padded on the right; (rows·branches, 256) speakers
+    "The rows of one batch; those of a text together: with everything, without speaker (if guided), without text (if prompt-guided)."
     ids = pad_sequence(list(prompts), batch_first=True, padding_value=layout.end_of_audio)
     branches = [(ids, speakers)]
     if guidance!=1: branches.append((ids, torch.zeros_like(speakers)))
     if prompt_guidance not in (None,1): branches.append((ids.masked_fill(ids>=layout.text_offset, layout.end_of_text), speakers))
-    return tuple(torch.cat(o) for o in zip(*branches))
+    return tuple(torch.stack(o, 1).flatten(0,1) for o in zip(*branches))
 
 # %% ../nbs/07_sampling.ipynb #a7f59a70
 def guided(
-    logits:torch.Tensor,       # (branches·rows, vocab) in the order of `branch_rows`
+    logits:torch.Tensor,       # (rows·branches, vocab) in the order of `branch_rows`
     guidance:float,
     prompt_guidance:float|None
 )->torch.Tensor: # (rows, vocab)
     "The branches of a batch put together again."
-    if prompt_guidance in (None,1): return logits if guidance==1 else guide(*logits.chunk(2), guidance)
-    if guidance==1: return guide(*logits.chunk(2), prompt_guidance)
-    return guide_prompt(*logits.chunk(3), guidance, prompt_guidance)
+    if prompt_guidance in (None,1): return logits if guidance==1 else guide(logits[::2], logits[1::2], guidance)
+    if guidance==1: return guide(logits[::2], logits[1::2], prompt_guidance)
+    return guide_prompt(logits[::3], logits[1::3], logits[2::3], guidance, prompt_guidance)
 
 # %% ../nbs/07_sampling.ipynb #758674c1
 def turn_bias(
@@ -178,6 +197,22 @@ def turn_bias(
     bias[0,:layout.codebook_size] = bias[0,layout.end_of_audio] = 0
     bias[1,layout.codebook_size:2*layout.codebook_size] = 0
     return bias
+
+# %% ../nbs/07_sampling.ipynb #bc33466b
+@dataclass
+class Request:
+    "A prompt that waits to be continued."
+    prompt: torch.Tensor  # (time,) token ids
+    speaker: torch.Tensor # (256,)
+    seed: int|None = None # None draws a fresh one
+    cancelled: Callable|None = None # asked after each look; once it says True, the row gives up its place
+    max_new_tokens: int|None = None # at most this many; as all requests if None
+
+@dataclass
+class Generated:
+    "What came of one prompt."
+    ids: torch.Tensor # (time,) prompt, codes and, if finished, the end of audio
+    finished: bool    # False if the model was stopped (by `max_new_tokens`, its context, or `cancelled`) before it ended by itself
 
 # %% ../nbs/07_sampling.ipynb #07e49fa9
 def check_prompts(
@@ -196,65 +231,194 @@ def check_prompts(
         if low<0 or high>=vocab: raise OptionError(f"token {low if low<0 else high} isn't in the vocabulary; use 0 to {vocab-1}")
 
 # %% ../nbs/07_sampling.ipynb #6f234ec4
+LOOK = 16 # steps between two looks at what was drawn, on a GPU
+
+@dataclass
+class Row:
+    "A request that is being spoken."
+    index: int                  # its number among the requests
+    request: Request
+    generator: torch.Generator
+    end: int                    # tokens after which it is stopped
+    made: list = field(default_factory=list) # tokens drawn
+
+    @property
+    def room(self)->int: return self.end - len(self.request.prompt) - len(self.made)
+    @property
+    def cancelled(self)->bool: return self.request.cancelled is not None and bool(self.request.cancelled())
+
+# %% ../nbs/07_sampling.ipynb #ce1353ff
+class Rows:
+    "The rows of a batch in one cache, and what it takes to go on with them."
+    def __init__(self,
+        model,                           # a GPT
+        max_rows:int, layout:TokenLayout, guidance:float, prompt_guidance:float|None, temperature:float,
+        top_p:float|None, top_k:int|None, max_new_tokens:int|None, constrain:bool
+    ):
+        self.model,self.layout,self.scales,self.cut,self.constrain = model,layout,(guidance, prompt_guidance),(temperature, top_k, top_p),constrain
+        self.weight,self.most = model.transformer.wpe.weight,max_new_tokens or model.config.block_size
+        self.device,self.vocab,self.branches = self.weight.device,model.config.vocab_sizes[0],1 + (guidance!=1) + (prompt_guidance not in (None,1))
+        self.cache = model.cache(max_rows*self.branches, model.config.block_size)
+        self.cache.select([])
+        self.step = Decoder(model, self.cache)
+        self.rows,self.who,self.logits,self.turn = [],None,None,None
+        if constrain: self.bias = turn_bias(layout, self.vocab, self.device)
+
+    def add(self,
+        requests:list # of (index, Request)
+    ):
+        "Prefill new rows by themselves and let them join the others."
+        prompts,speakers = [o.prompt for _,o in requests],torch.stack([o.speaker.float() for _,o in requests])
+        check_prompts(prompts, speakers, self.model.config.block_size, self.vocab)
+        for _,o in requests: check_options(max_new_tokens=o.max_new_tokens)
+        generators = make_generators([o.seed for _,o in requests], len(requests))
+        ids,who = (o.to(self.device) for o in branch_rows([o.cpu() for o in prompts], speakers.cpu(), self.layout, *self.scales))
+        lengths = [len(o) for o in prompts for _ in range(self.branches)]
+        cache = self.cache.behind(len(lengths))
+        logits = guided(self.model.prefill(ids[:,None], who, cache, lengths)[:,-1].float(), *self.scales)
+        self.cache.take(cache)
+        self.rows += [Row(i, o, g, min(self.model.config.block_size, len(o.prompt)+min(o.max_new_tokens or self.most, self.most))) for (i,o),g in zip(requests, generators)]
+        turn = torch.tensor([int((o<self.layout.end_of_audio).sum())%2 for o in prompts], device=self.device) if self.constrain else None
+        if self.logits is not None: who,logits,turn = torch.cat([self.who, who]),torch.cat([self.logits, logits]),turn if turn is None else torch.cat([self.turn, turn])
+        self.who,self.logits,self.turn = who,logits,turn
+        self.step.speaker(who)
+
+    def draw(self,
+        times:torch.Tensor # (rows, vocab)
+    )->torch.Tensor: # (rows,) on the device
+        "A token for every row."
+        if self.constrain: self.logits,self.turn = self.logits + self.bias[self.turn],1-self.turn
+        return race(probabilities(self.logits, *self.cut), times)
+
+    def go_on(self,
+        tokens:torch.Tensor # (rows,) what was drawn
+    ):
+        "One more position for every row."
+        if self.branches>1: tokens = tokens.repeat_interleave(self.branches)
+        self.logits = guided(self.step(tokens).float(), *self.scales)
+
+    def steps(self,
+        n:int # steps without a look
+    )->list: # for each step the tokens of all rows
+        "Draw so many tokens for each row; raises `MetaVoiceError` for values that aren't finite."
+        times,drawn = waiting_times([row.generator for row in self.rows], (n,self.vocab), self.device),[]
+        for step in range(n):
+            if step: self.go_on(drawn[-1].clamp(min=0))
+            drawn.append(self.draw(times[:,step]))
+        self.last = drawn[-1]
+        found = torch.stack(drawn).tolist() if n>1 else [self.last.tolist()]
+        if any(-1 in o for o in found): raise MetaVoiceError(f"the model's logits aren't finite in {self.weight.dtype}; use bfloat16 or float32")
+        return found
+
+    def keep(self,
+        kept:list # which rows stay
+    ):
+        "The other rows leave, and the last ones fill their places."
+        n,stay = len(kept),set(kept)
+        late = [i for i in kept if i>=n]
+        order = [i if i in stay else late.pop() for i in range(n)]
+        if len(order)==len(self.rows): return
+        self.cache.select([self.branches*i+branch for i in order for branch in range(self.branches)])
+        at = torch.tensor(order, dtype=torch.long, device=self.device)
+        self.rows,self.last,self.logits = [self.rows[i] for i in order],self.last[at],self.logits[at]
+        self.who = self.who.unflatten(0, (-1,self.branches))[at].flatten(0,1)
+        if self.constrain: self.turn = self.turn[at]
+        if order: self.step.speaker(self.who)
+        else: self.logits = None
+
+# %% ../nbs/07_sampling.ipynb #a61b2fbc
+def waiting_requests(
+    waiting,      # an iterator over requests
+    places:int,   # that are free
+    idle:bool     # nobody is being served
+)->tuple: # a list of requests; whether there may be more
+    "As many requests as there are places for."
+    found = []
+    while len(found)<places:
+        try: request = next(waiting)
+        except StopIteration: return found,False
+        if request is not None: found.append(request)
+        elif found or not idle: break
+    return found,True
+
 @torch.inference_mode()
-def generate_steps(
+def stream_steps(
     model,                           # a GPT
-    prompts:list,                    # 1-D tensors of token ids, of any lengths
-    speakers:torch.Tensor,           # (rows, 256) speaker embeddings
+    requests,                        # an iterable of `Request`, asked for the next one when there is a place; None: nothing waits now
     *,
     layout:TokenLayout,
+    max_rows:int=16,                 # places
     guidance:float=3.,               # towards the speaker; 1 means none and halves the work
     prompt_guidance:float|None=None, # towards the text; None means none
     temperature:float=1.,            # 0 takes the best token
     top_p:float|None=.95,            # share of the probability that stays
     top_k:int|None=None,             # how many tokens stay
-    seeds=None,                      # one for each row, None for a fresh one
     max_new_tokens:int|None=None,    # at most this many; up to the model's context if None
-    constrain:bool=False             # only tokens whose turn it is
-): # yields lists of (row, token), one for each row still running
-    "Generate step by step for a batch of texts; each row ends by itself. Raises `OptionError`, and `MetaVoiceError` for values that aren't finite."
-    config,weight = model.config,model.transformer.wpe.weight
-    device,vocab = weight.device,config.vocab_sizes[0]
+    constrain:bool=False,            # only tokens whose turn it is
+    look:int|None=None               # steps between two looks at what was drawn; 1 on a CPU, `LOOK` elsewhere if None
+): # yields lists of (index, token, row): one for each row at work; row is its `Row` when it is over, else None; token is None if cancelled
+    "Generate step by step, with requests coming in as others end. Raises `OptionError`, and `MetaVoiceError` for values that aren't finite."
     check_options(guidance, prompt_guidance, temperature, top_p, top_k, max_new_tokens)
-    check_prompts(prompts, speakers, config.block_size, vocab)
-    generators,running,counts = make_generators(seeds, len(prompts)),list(range(len(prompts))),[len(o) for o in prompts]
-    ends = [min(config.block_size, n + (max_new_tokens or config.block_size)) for n in counts]
-    ids,who = (o.to(device) for o in branch_rows(prompts, speakers, layout, guidance, prompt_guidance))
-    branches = len(ids)//len(prompts)
-    if constrain:
-        bias = turn_bias(layout, vocab, device)
-        turn = torch.tensor([int((o<layout.end_of_audio).sum())%2 for o in prompts], device=device)
+    if not isinstance(max_rows, int) or max_rows<1: raise OptionError(f"max_rows is {max_rows!r}; use a whole number from 1 up")
+    batch = Rows(model, max_rows, layout, guidance, prompt_guidance, temperature, top_p, top_k, max_new_tokens, constrain)
+    waiting,index,more = iter(requests),0,True
+    look = look or (1 if batch.device.type=='cpu' else LOOK)
+    while True:
+        if more and len(batch.rows)<max_rows:
+            found,more = waiting_requests(waiting, max_rows-len(batch.rows), not batch.rows)
+            if found: batch.add([*enumerate(found, index)]); index += len(found)
+        if not batch.rows: return
+        drawn = batch.steps(min(look, *(row.room for row in batch.rows)) if look>1 else 1)
+        over = [row.cancelled for row in batch.rows]
+        if any(over): yield [(row.index, None, row) for row,gone in zip(batch.rows, over) if gone]
+        for tokens in drawn:
+            step = []
+            for i,(row,token) in enumerate(zip(batch.rows, tokens)):
+                if over[i]: continue
+                row.made.append(token)
+                over[i] = token==layout.end_of_audio or row.room<=0
+                step.append((row.index, token, row if over[i] else None))
+            if step: yield step
+        batch.keep([i for i,gone in enumerate(over) if not gone])
+        if batch.rows: batch.go_on(batch.last)
 
-    # prefill: all prompts at once, each row's logits at its own last token
-    cache = model.cache(len(ids), max(ends))
-    logits = model(ids[:,None], who, cache=cache, last=torch.tensor(counts*branches, device=device)-1)[0] # (rows, 1, vocab)
-    cache.advance(counts*branches)
-    # decode: one token a step
-    for step in range(1, config.block_size):
-        logits = guided(logits[:,-1].float(), guidance, prompt_guidance) # (rows, vocab)
-        if constrain: logits,turn = logits + bias[turn],1-turn
-        tokens = sample(probabilities(logits, temperature, top_k, top_p), [generators[row] for row in running])
-        found = tokens.tolist()
-        if -1 in found: raise MetaVoiceError(f"the model's logits aren't finite in {weight.dtype}; use bfloat16 or float32")
-        yield list(zip(running, found))
-        keep = [i for i,(row,token) in enumerate(zip(running, found)) if token!=layout.end_of_audio and counts[row]+step<ends[row]]
-        if not keep: return
-        if len(keep)<len(running):
-            rows = [branch*len(running)+i for branch in range(branches) for i in keep]
-            cache.select(rows)
-            tokens,who,running = tokens[keep],who[rows],[running[i] for i in keep]
-            if constrain: turn = turn[keep]
-        logits = model(tokens.repeat(branches)[:,None,None], who, cache=cache)[0]
-        cache.advance(1)
+# %% ../nbs/07_sampling.ipynb #97654b83
+def generate_stream(
+    model,                # a GPT
+    requests,             # an iterable of `Request`, asked for the next one when there is a place; None: nothing waits now
+    *,
+    layout:TokenLayout,
+    max_rows:int=16,      # places
+    on_tokens=None,       # called with the number of a request and a list of its new tokens
+    progress=None,        # called after each step with the number of steps so far and the rows at work
+    **options             # those of `stream_steps`
+): # yields (number of the request, Generated), in the order in which they end
+    "Generate for requests that come and go; a request's tokens don't depend on its company. Raises what `stream_steps` raises."
+    for n,step in enumerate(stream_steps(model, requests, layout=layout, max_rows=max_rows, **options), 1):
+        if progress is not None: progress(n, len(step))
+        for index,token,row in step:
+            if on_tokens is not None and token is not None: on_tokens(index, [token])
+            if row is not None:
+                made = torch.tensor(row.made, dtype=torch.long)
+                yield index, Generated(torch.cat([row.request.prompt.cpu(), made]), bool(row.made) and row.made[-1]==layout.end_of_audio)
 
-# %% ../nbs/07_sampling.ipynb #ce1353ff
-@dataclass
-class Generated:
-    "What came of one prompt."
-    ids: torch.Tensor # (time,) prompt, codes and, if finished, the end of audio
-    finished: bool    # False if the model was stopped by `max_new_tokens` or its context before it ended by itself
+def generate_steps(
+    model,                 # a GPT
+    prompts:list,          # 1-D tensors of token ids, of any lengths
+    speakers:torch.Tensor, # (rows, 256) speaker embeddings
+    *,
+    layout:TokenLayout,
+    seeds=None,            # one for each row, None for a fresh one
+    **options              # those of `stream_steps`
+): # yields lists of (row, token), one for each row still running
+    "Generate step by step for prompts that start together; each row ends by itself. Raises what `stream_steps` raises."
+    check_options(**{k: v for k,v in options.items() if k in ('guidance', 'prompt_guidance', 'temperature', 'top_p', 'top_k', 'max_new_tokens')})
+    check_prompts(prompts, speakers, model.config.block_size, model.config.vocab_sizes[0])
+    seeds = list(seeds) if isinstance(seeds, (list,tuple)) else [seeds]*len(prompts)
+    if len(seeds)!=len(prompts): raise OptionError(f"{len(seeds)} seeds for {len(prompts)} texts; give one for each")
+    requests = [Request(*o) for o in zip(prompts, speakers, seeds)]
+    for step in stream_steps(model, requests, layout=layout, max_rows=len(prompts), **options): yield [(index, token) for index,token,_ in step]
 
-# %% ../nbs/07_sampling.ipynb #a61b2fbc
 def generate(
     model,                 # a GPT
     prompts:list,          # 1-D tensors of token ids, of any lengths

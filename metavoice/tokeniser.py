@@ -12,9 +12,9 @@ from functools import cached_property
 from .core import BundleError, OptionError, TextError
 
 # %% auto #0
-__all__ = ['SPELLED', 'LATIN', 'PATTERN', 'END_OF_TEXT', 'NEVER_LAST', 'BEFORE_NUMBERS', 'MARKS', 'composed', 'spelled',
+__all__ = ['SPELLED', 'LATIN', 'PATTERN', 'END_OF_TEXT', 'MARKS', 'BLOCK', 'NEVER_LAST', 'BEFORE_NUMBERS', 'composed', 'spelled',
            'normalise', 'check_text', 'count_words', 'learn_merges', 'Tokeniser', 'decode', 'train', 'from_meta',
-           'to_json', 'from_json', 'ends_sentence', 'sentence_breaks', 'clause_breaks', 'word_breaks',
+           'to_json', 'from_json', 'sentence_breaks', 'ends_sentence', 'clause_breaks', 'word_breaks',
            'character_breaks', 'pack', 'split_text']
 
 # %% ../nbs/02_tokeniser.ipynb #654a8313
@@ -212,6 +212,24 @@ def from_json(cls, text:str)->Tokeniser:
 
 Tokeniser.to_json, Tokeniser.from_json = to_json, classmethod(from_json)
 
+# %% ../nbs/02_tokeniser.ipynb #0cbc8941
+MARKS = re.compile(r"""[。！？]+["'”’」』）]*|[؟۔।॥]+["'”’»)\]]*(?=\s)|\n\s*\n""") # what pysbd's English rules don't know
+BLOCK = 3000 # letters
+
+def sentence_breaks(text:str)->list:
+    "Positions where sentences begin; the white space between belongs to the one before."
+    import pysbd
+    segmenter, flat, out, start = pysbd.Segmenter(language='en', clean=False), text.replace('\n', ' '), set(), 0
+    while start < len(text):
+        block, at, begins = flat[start:start+BLOCK], 0, []
+        for sentence in map(str.strip, segmenter.segment(block)):
+            found = block.find(sentence, at) if sentence else -1
+            if found >= 0: begins.append(start+found); at = found+len(sentence)
+        out.update(begins[1:])
+        start = begins[-1] if len(begins) > 1 and start+len(block) < len(text) else start+len(block)
+    for m in MARKS.finditer(text): out.add(m.end() + re.match(r'\s*', text[m.end():]).end())
+    return sorted(o for o in out if 0 < o < len(text))
+
 # %% ../nbs/02_tokeniser.ipynb #469c7471
 NEVER_LAST = frozenset('mr mrs ms mx dr prof st sr jr rev hon gen col capt lt sgt maj adm gov sen rep pres messrs mme mlle mt ft '
                        'vs cf e.g i.e viz approx ca'.split())
@@ -231,16 +249,6 @@ def ends_sentence(
     return True
 
 # %% ../nbs/02_tokeniser.ipynb #f96b0f4b
-MARKS = re.compile(r'''[.!?…؟۔।॥]+["'”’»)\]]*(?=\s)|[。！？]+["'”’」』）]*|\n\s*\n''')
-
-def sentence_breaks(text:str)->list:
-    "Positions where sentences begin; the white space between belongs to the one before."
-    out = []
-    for m in MARKS.finditer(text):
-        position = m.end() + re.match(r'\s*', text[m.end():m.end()+100]).end()
-        if m[0][0] in '\n。！？' or ends_sentence(text[max(0,m.start()-30):m.start()], m[0], text[position:position+1]): out.append(position)
-    return out
-
 def clause_breaks(text:str)->list:
     "Positions after a comma, semicolon, colon, dash, or a mark that would end a sentence but for the small letter after it."
     def ends(m): return m[0][0]!='.' or ends_sentence(text[max(0,m.start()-30):m.start()], m[0].strip(), text[m.end():m.end()+1].upper())

@@ -1,5 +1,5 @@
 "The commands: what they print and write, and what they say to bad input."
-import io, json, os, signal, subprocess, sys
+import io, json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,37 @@ def test_diffusion(capsys):
     if "mbd" not in json.loads((NANO / "bundle.json").read_text(encoding="utf-8"))["parts"]: pytest.skip("this nano comes without multi-band diffusion")
     assert run(capsys, "synthesise", SHORT, "--vocoder", "mbd", "--no-denoise", "-o", "a.wav", "--seed", 3, "-q")[0] == 0
 
+class Pipe(io.TextIOWrapper):
+    "Standard output that is a pipe."
+    def __init__(self): super().__init__(io.BytesIO())
+
+def test_streams(capsys, monkeypatch):
+    options = [SHORT, "--seed", 3, "--no-denoise", "--vocoder", "codec", "-q"]
+    for path in ("a.wav", "a.pcm"): assert run(capsys, "synthesise", *options, "--stream", "-o", path) == (0, "", "")
+    samples, rate = soundfile.read("a.wav", dtype="int16")
+    assert rate == 24000 and len(samples) > 5000 and Path("a.pcm").read_bytes() == samples.astype("<i2").tobytes()
+    monkeypatch.setattr(sys, "stdout", Pipe())
+    assert main([str(o) for o in ["synthesise", *options, "--stream", "--chunk", .2]]) == 0
+    heard = sys.stdout.buffer.getvalue()
+    assert heard[:4] == b"RIFF" and heard[40:44] == b"\xff"*4 and len(heard) == 44+2*len(samples), "a wav whose length nobody knows yet"
+    assert soundfile.read(io.BytesIO(heard))[1] == 24000
+
+def test_a_stream_says_how_soon(capsys):
+    code, out, err = run(capsys, "synthesise", SHORT, "--stream", "--format", "pcm", "-o", "sound", *QUICK)
+    assert code == 0 and "the first sound came" in out and "tokens/s" in out and not err and Path("sound").stat().st_size > 10000
+
+def test_resume_and_its_note(capsys):
+    assert run(capsys, "synthesise", SHORT, "-o", "a.wav", "--seed", 3, "-q", *QUICK)[0] == run(capsys, "synthesise", SHORT, "-o", "b.wav", "--seed", 3, "--resume", "-q", *QUICK)[0] == 0
+    assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes() and sorted(os.listdir()) == ["a.wav", "b.wav"]
+
+def test_batch(capsys):
+    Path("m.csv").write_text("id,text\ndog,The dog slept.\nsmile,I smile 😀.\n", encoding="utf-8")
+    code, out, err = run(capsys, "batch", "m.csv", "--out", "spoken", *QUICK)
+    assert code == 1 and sorted(os.listdir("spoken")) == ["dog.wav", "results.jsonl"]
+    assert "1 spoken, 0 done before, 1 failed, of 2 rows" in out and err.endswith("\n") and "metavoice: smile: character '😀'" in err
+    Path("m.csv").write_text("id,text\ndog,The dog slept.\n")
+    assert run(capsys, "batch", "m.csv", "--out", "spoken", *QUICK)[:2] == (0, "0 spoken, 1 done before, 0 failed, of 1 rows\n")
+
 def test_info(capsys):
     code, out, err = run(capsys, "info")
     assert (code, err) == (0, "") and out.startswith("nano, from ") and "first_stage" not in out
@@ -97,7 +128,7 @@ def test_info(capsys):
 
 def test_help_and_version(capsys):
     assert run(capsys, "--version") == (0, f"metavoice {metavoice.__version__}\n", "")
-    for argv in ([], ["--help"], ["synthesise", "--help"], ["info", "--help"]):
+    for argv in ([], ["--help"], ["synthesise", "--help"], ["info", "--help"], ["batch", "--help"]):
         code, out, err = run(capsys, *argv)
         assert (code, err) == (0, "") and "usage: metavoice" in out
     assert "examples:" in run(capsys, "--help")[1]
@@ -121,6 +152,21 @@ def test_text_that_is_not_utf8(capsys, monkeypatch):
     (["synthesise", "a", "--temperature", "hot"], ["'hot'", "from 0 to 10"]), (["synthesise", "a", "--vocoder", "organ"], ["'organ'", "mbd"]),
     (["synthesise", "a", "--dtype", "int8"], ["'int8'"]), (["synthesise", "a", "--temp", "1"], ["--temp"]), (["info", "--voice", "x"], ["--voice x"])])
 def test_options(capsys, argv, words): refused(capsys, *argv, words=[*words, "--help"])
+
+@pytest.mark.parametrize("argv,words", [(["--format", "pcm"], ["add --stream"]), (["--chunk", "1"], ["add --stream"]), (["--stream", "--resume"], ["can't be resumed"]), (["-o", "-"], ["add --stream"]),
+    (["--stream", "-o", "a.mp3"], ["unknown ending '.mp3'; use .wav, .pcm, .raw"]), (["--stream", "-o", "no/a.wav"], ["there is no folder no"]), (["--stream", "-o", "."], ["it is a directory"]),
+    (["--stream", "-o", "a.wav", "--voice", "nobody.wav"], ["no such file"])])
+def test_streams_refused(capsys, argv, words): refused(capsys, "synthesise", SHORT, *argv, words=words)
+
+def test_no_sound_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    refused(capsys, "synthesise", SHORT, "--stream", words=["isn't for a terminal", "| aplay"])
+
+@pytest.mark.parametrize("argv,words", [(["no.csv", "--out", "d"], ["can't read the manifest no.csv: No such file"]), (["m.csv", "--out", "d", "--workers", "2"], ["add --ray"]),
+    (["m.csv"], ["required: --out"]), (["m.csv", "--out", "m.csv"], ["m.csv"]), (["m.csv", "--out", "d", "--format", "aac"], ["'aac'"]), (["m.csv", "--out", "d", "--voice", "nobody.wav"], ["no such file"])])
+def test_batches_refused(capsys, argv, words):
+    Path("m.csv").write_text("text\nHello.\n")
+    refused(capsys, "batch", *argv, words=words)
 
 @pytest.mark.parametrize("device,words", [("abacus", ["unknown device 'abacus'"]), ("cuda:99", ["'cuda:99' isn't available here"])])
 def test_devices(capsys, device, words): refused(capsys, "synthesise", SHORT, "--device", device, words=words)
@@ -256,3 +302,25 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     assert process.returncode == 130 and out == b"", err
     assert err.split(b"\r")[-1].strip() == b"metavoice: interrupted; nothing was written" and b"Traceback" not in err
     assert not os.listdir() and not os.listdir(tmp_path / "tmp")
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is full")
+def test_a_stream_onto_a_full_disk(capsys):
+    Path("a.wav").symlink_to("/dev/full")
+    code, out, err = run(capsys, "synthesise", SHORT, "--stream", "-o", "a.wav", "-q", *QUICK)
+    assert (code, out, err) == (2, "", "metavoice: can't write a.wav: No space left on device\n")
+
+def test_a_player_that_went_away(tmp_path):
+    process = subprocess.Popen([*COMMAND, "synthesise", "The old man walked to the river. "*200, "--stream", *QUICK], env=clean_room(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert len(process.stdout.read(5000)) == 5000
+    process.stdout.close()
+    err = process.stderr.read().decode()
+    assert process.wait(60) == 0 and "Broken" not in err and "Traceback" not in err, err
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows interrupts in another way")
+def test_ctrl_c_in_a_stream_leaves_a_valid_file(tmp_path):
+    process = subprocess.Popen([*COMMAND, "synthesise", "The old man walked to the river. "*200, "--stream", "-o", "a.wav", *QUICK], env=clean_room(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while (not Path("a.wav").exists() or Path("a.wav").stat().st_size < 10_000) and process.poll() is None: time.sleep(.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "" and err.startswith("metavoice: interrupted; a.wav holds the ") and "Traceback" not in err, err
+    assert soundfile.info("a.wav").frames*2 + 44 == Path("a.wav").stat().st_size > 10_000

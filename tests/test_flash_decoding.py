@@ -103,16 +103,16 @@ def run(cache, layers, prompts, steps, leave_at, generator):
 @pytest.mark.parametrize("lengths", [(7,2,11), (6,6,6), (1,1,9)])
 def test_cache_equals_whole_sequences(generator, lengths):
     cache = KVCache(2, 3, 4, 40, 8)
-    address = cache.keys.data_ptr()
+    address = cache.keys[0].data_ptr()
     for got,right in run(cache, 2, [torch.randn(4,n,8, generator=generator) for n in lengths], 15, 9, generator):
         torch.testing.assert_close(got, right, atol=1e-5, rtol=0)
-    assert cache.keys.data_ptr()==address and cache.counts==[lengths[2]+17, lengths[0]+17]
+    assert cache.keys[0].data_ptr()==address and cache.counts==[lengths[2]+17, lengths[0]+17]
 
 def test_views_of_the_filled_part(generator):
     cache = KVCache(1, 2, 4, 12, 8)
     x = torch.randn(2, 4, 5, 8, generator=generator)
     k,v = cache.update(0, x, 2*x)
-    assert k.shape==(2,4,5,8) and k.data_ptr()==cache.keys.data_ptr() and torch.equal(v, 2*x)
+    assert k.shape==(2,4,5,8) and k.data_ptr()==cache.keys[0].data_ptr() and torch.equal(v, 2*x)
     cache.advance(torch.tensor([5,3]))
     assert cache.lengths.tolist()==[5,3] and cache.positions(2).tolist()==[[5,6],[3,4]] and cache.seen(2).tolist()==[7,5]
     new = torch.randn(2, 4, 1, 8, generator=generator)

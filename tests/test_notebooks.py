@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = [*sorted((ROOT/"nbs").glob("[0-9]*.ipynb")), ROOT/"colab_demo.ipynb"]
+NOTEBOOKS = [*sorted((ROOT/"nbs").glob("[0-9]*.ipynb")), *sorted((ROOT/"nbs"/"benchmarks").glob("*.ipynb")), ROOT/"colab_demo.ipynb"]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 
 from metavoice.core import MetaVoiceError, OptionError, TokenLayout
 from metavoice.gpt import GPT, GPTConfig
-from metavoice.sampling import (check_options, generate, generate_steps, guide, guide_prompt, make_generators, probabilities, sample,
-    sorted_top_p, top_k_probabilities, top_p_probabilities, turn_bias)
+from metavoice.sampling import (Generated, Request, check_options, generate, generate_steps, generate_stream, guide, guide_prompt, make_generators, probabilities, sample,
+    sorted_top_p, stream_steps, top_k_probabilities, top_p_probabilities, turn_bias)
 
 LAYOUT = TokenLayout(codebook_size=8, text_ranks=4) # 0–7, 8–15, end of audio 16, text 17–20, end of text 21
 
@@ -125,24 +125,27 @@ def test_unconditional_is_a_speaker_of_zeros(model, prompts):
     a,b = (generate(model, prompts[:1], nobody, layout=LAYOUT, seeds=[4], guidance=g)[0].ids for g in (1.,5.))
     assert torch.equal(a,b)
 
-def test_no_branch_without_guidance(model, prompts, speakers):
-    rows = []
-    hook = model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    try:
-        for guidance,prompt_guidance,branches in ((1,None,1), (3.,None,2), (1.,2.,2), (3.,2.,3), (1,1,1)):
-            rows.clear()
-            generate(model, prompts[:2], speakers[:2], layout=LAYOUT, guidance=guidance, prompt_guidance=prompt_guidance, seeds=[1,2], max_new_tokens=2)
-            assert rows[0]==2*branches
-    finally: hook.remove()
+@pytest.fixture
+def work(model, monkeypatch):
+    "Positions that each pass of the model works on, in the order of the passes."
+    seen,plain = [],type(model.transformer.h[0].attn.c_attn).forward
+    def watched(self, x):
+        if self is model.transformer.h[0].attn.c_attn: seen.append(x.numel()//x.shape[-1])
+        return plain(self, x)
+    monkeypatch.setattr(type(model.transformer.h[0].attn.c_attn), "forward", watched)
+    return seen
 
-def test_finished_rows_leave_the_batch(model, prompts, speakers):
-    rows = []
-    hook = model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    try: made = generate(model, prompts, speakers, layout=LAYOUT, guidance=1., seeds=[1,2,3,4,5], constrain=True)
-    finally: hook.remove()
+def test_no_branch_without_guidance(model, prompts, speakers, work):
+    for guidance,prompt_guidance,branches in ((1,None,1), (3.,None,2), (1.,2.,2), (3.,2.,3), (1,1,1)):
+        work.clear()
+        generate(model, prompts[:2], speakers[:2], layout=LAYOUT, guidance=guidance, prompt_guidance=prompt_guidance, seeds=[1,2], max_new_tokens=2)
+        assert work[0]==branches*(len(prompts[0])+len(prompts[1])) and work[1]==2*branches
+
+def test_no_work_on_padding_and_finished_rows_leave_the_batch(model, prompts, speakers, work):
+    made = generate(model, prompts, speakers, layout=LAYOUT, guidance=1., seeds=[1,2,3,4,5], constrain=True)
     lengths = [len(o.ids)-len(p) for o,p in zip(made, prompts)]
     assert any(o.finished for o in made)
-    assert rows==[sum(n>step for n in lengths) for step in range(max(lengths))]
+    assert work==[sum(map(len, prompts))] + [sum(n>step for n in lengths) for step in range(1, max(lengths))]
 
 def test_constrained_tokens_take_turns(model, prompts, speakers):
     for o,prompt in zip(generate(model, prompts, speakers, layout=LAYOUT, seeds=[1,2,3,4,5], constrain=True, temperature=3., top_p=None), prompts):
@@ -182,3 +185,78 @@ def test_nothing_global_changes(model, prompts, speakers):
     before = torch.get_rng_state()
     generate(model, prompts, speakers, layout=LAYOUT, seeds=[1,None,3,4,5], max_new_tokens=5)
     assert torch.equal(before, torch.get_rng_state()) and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+# requests that come and go
+
+@pytest.fixture(scope="module")
+def many(prompts, speakers):
+    "Twelve requests and what each gives alone."
+    return [Request(prompts[i%5], speakers[(i*3)%5], seed=i) for i in range(12)]
+
+def alone(model, request, **options):
+    made, = generate(model, [request.prompt], request.speaker[None], layout=LAYOUT, seeds=[request.seed], **options)
+    return made
+
+LIVELY = dict(constrain=True, temperature=1.5)
+
+@pytest.mark.parametrize("max_rows,options", [(1, dict()), (3, dict(prompt_guidance=2., look=7)), (5, dict(guidance=1.)), (40, dict(look=16, guidance=1.))])
+def test_a_request_gives_the_same_whoever_comes_and_goes(model, many, max_rows, options):
+    found = dict(generate_stream(model, iter(many), layout=LAYOUT, max_rows=max_rows, **LIVELY, **options))
+    assert sorted(found)==list(range(12))
+    options.pop("look", None)
+    for i,made in found.items():
+        right = alone(model, many[i], **LIVELY, **options)
+        assert torch.equal(made.ids, right.ids) and made.finished==right.finished
+
+def test_a_freed_place_is_taken_at_once(model, many, work):
+    made = dict(generate_stream(model, many, layout=LAYOUT, max_rows=4, guidance=1., **LIVELY))
+    lengths = [len(made[i].ids)-len(many[i].prompt) for i in range(12)]
+    assert len(set(lengths))>3
+    prefilled = [n for n in work if n>4]
+    assert sum(work) == sum(len(o.prompt) for o in many) + sum(n-1 for n in lengths), "every position is worked on once"
+    assert len(work)-len(prefilled) < sum(lengths)/4 + max(lengths), "the places stay filled"
+
+def test_requests_are_asked_for_when_there_is_a_place(model, many):
+    asked,ended = [],[]
+    def requests():
+        for i,o in enumerate(many): asked.append((i, len(ended))); yield o
+    for index,made in generate_stream(model, requests(), layout=LAYOUT, max_rows=3, **LIVELY): ended.append(index)
+    assert all(i-done<3 for i,done in asked) and [i for i,_ in asked]==list(range(12))
+
+def test_nothing_waits_at_the_moment(model, many):
+    queue,late = [many[0]],[many[3], many[4]]
+    def requests():
+        while queue or late or len(ended)<3:
+            if len(seen)>=4 and late: queue.append(late.pop(0)) # they come while the first one is being spoken
+            yield queue.pop(0) if queue else None
+    seen,ended = [],{}
+    for index,made in generate_stream(model, requests(), layout=LAYOUT, on_tokens=lambda i,t: seen.append((i, *t)), **LIVELY): ended[index] = made
+    for i,request in zip(range(3), (many[0], many[3], many[4])):
+        assert torch.equal(ended[i].ids, alone(model, request, **LIVELY).ids)
+        assert [t for n,t in seen if n==i]==ended[i].ids[len(request.prompt):].tolist(), "every token is told of, in order"
+
+def test_no_requests(model): assert list(generate_stream(model, [], layout=LAYOUT))==list(generate_stream(model, iter([None, None]), layout=LAYOUT))==[]
+
+@pytest.mark.parametrize("look", [1, 5])
+def test_cancelled_rows_give_up_their_places(model, many, look):
+    calls = [0]
+    def gone(): calls[0] += 1; return calls[0]>3
+    stopped = Request(many[0].prompt, many[0].speaker, 1000, cancelled=gone)
+    options = dict(layout=LAYOUT, look=look, temperature=3., top_p=None, constrain=True)
+    order = list(generate_stream(model, [stopped, many[1], many[2]], max_rows=2, **options))
+    found = dict(order)
+    assert order[0][0]==0 and not found[0].finished and len(found[0].ids)-len(many[0].prompt)<=3*look
+    for i in (1,2): assert torch.equal(found[i].ids, alone(model, many[i], **{k: v for k,v in options.items() if k not in ('layout','look')}).ids)
+
+def test_cancelled_before_it_began(model, many):
+    never = Request(many[0].prompt, many[0].speaker, 1, cancelled=lambda: True)
+    assert [i for i,o in generate_stream(model, [never, never], layout=LAYOUT, max_rows=1)]==[0,1]
+
+@pytest.mark.parametrize("bad,message", [(dict(max_rows=0), "max_rows is 0"), (dict(guidance=0), "guidance is 0")])
+def test_streams_refused(model, many, bad, message):
+    with pytest.raises(OptionError, match=message): list(generate_stream(model, many, layout=LAYOUT, **bad))
+
+def test_a_bad_request_is_refused(model, many):
+    with pytest.raises(OptionError, match="token 22"): list(generate_stream(model, [many[0], Request(torch.tensor([17,22]), many[0].speaker)], layout=LAYOUT))
+    with pytest.raises(OptionError, match="seed is -1"): list(generate_stream(model, [Request(many[0].prompt, many[0].speaker, -1)], layout=LAYOUT))
