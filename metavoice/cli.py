@@ -464,11 +464,11 @@ def batch(
     if args.workers and not args.ray: raise OptionError("--workers is for a cluster; add --ray")
     from metavoice.corpora import import_ray, run_batch, speak_on_ray
     from metavoice.tts import TTS
-    speak = None
+    speak, how = None, dict(device=args.device, dtype=args.dtype, quantise=args.quantise, compile=args.compile)
     if args.ray:
         import_ray()
-        speak = functools.partial(speak_on_ray, args.model, args.device, args.dtype, address=None if args.ray=='here' else args.ray, workers=args.workers)
-    tts = TTS.from_pretrained(args.model, device=args.device, dtype=args.dtype, quantise=args.quantise, compile=args.compile)
+        speak = functools.partial(speak_on_ray, args.model, how, address=None if args.ray=='here' else args.ray, workers=args.workers)
+    tts = TTS.from_pretrained(args.model, **how)
     with Progress(args.quiet) as progress:
         done = run_batch(tts, args.manifest, args.out, format=args.format, voice=args.voice, seed=args.seed, guidance=args.guidance, top_p=args.top_p,
                          temperature=args.temperature, vocoder=args.vocoder, denoise=args.denoise, batch_size=args.batch_size, speak=speak, progress=progress)
@@ -515,10 +515,9 @@ def benchmark(
     args # what `make_parser` made of the arguments
 ):
     "The command `benchmark`; raises `OutputError`."
-    from metavoice.core import written_whole
     kept = check_output(args.json, ('json',)) if args.json else None
     from metavoice import benchmark as measures
-    figures = measures.benchmark(args.size, args.quick, args.bundle, lambda figure: print(f"{figure.what} …", file=sys.stderr))
+    figures = measures.benchmark(args.size, args.quick, args.bundle, lambda figure: print(measures.one_line(figure), file=sys.stderr))
     if kept:
         with written_whole(kept) as t: t.write_text(measures.as_json(figures), encoding='utf-8')
     report(measures.table(figures))

@@ -61,7 +61,7 @@ def model_key(
     "A key that changes when a model is trained on, exchanged, or run in another number format."
     parts = [getattr(bundle, part) for part in ('first', 'second', 'codec')]
     samples = [p.detach().flatten()[:65536].float().cpu().numpy().tobytes() for part in parts for p in [next(part.parameters()), *list(part.parameters())[-1:]]]
-    return content_key(json.dumps(bundle.manifest, sort_keys=True, default=str), str(bundle.dtype), bundle.device.type, *samples)
+    return content_key(json.dumps(bundle.manifest, sort_keys=True, default=str), str(bundle.dtype), str(bundle.quantise), bundle.device.type, *samples)
 
 def job_key(
     bundle:Bundle,
@@ -336,7 +336,7 @@ def import_ray():
 
 class Speaker:
     "What an actor of Ray is: a model that speaks rows."
-    def __init__(self, model:str, device:str|None, dtype:str|None): self.tts = TTS.from_pretrained(model, device=device, dtype=dtype)
+    def __init__(self, model:str, **how): self.tts = TTS.from_pretrained(model, **how)
 
     def speak(self, rows:list, options:dict, vocoder:str, denoise:bool, batch_size:int)->list: # of (number of the row, samples as numpy's int16 or the words of an error)
         "The sound of rows, each in one part."
@@ -349,7 +349,7 @@ class Speaker:
         return out
 
 def speak_on_ray(
-    model:str, device:str|None, dtype:str|None, # as `TTS.from_pretrained` takes them
+    model:str, how:dict,    # what `TTS.from_pretrained` takes: a name that means the same on all machines; device, dtype and so on
     rows:list, options:dict, vocoder:str, denoise:bool, batch_size:int, # as `speak_rows` takes them
     address:str|None=None,  # of a cluster: auto, ray://host:port, host:port; one of its own on this machine if None
     workers:int|None=None,  # actors; one for each GPU, or for each two CPUs, if None
@@ -363,12 +363,12 @@ def speak_on_ray(
     except (ConnectionError, RuntimeError, ValueError) as e: raise OptionError(f"can't reach the cluster {address!r}: {str(e).splitlines()[0]}") from None
     try:
         there = ray.cluster_resources()
-        gpus = int(there.get('GPU', 0)) if device is None or device.startswith('cuda') else 0
+        gpus = int(there.get('GPU', 0)) if (how.get('device') or 'cuda').startswith('cuda') else 0
         workers = workers or gpus or max(1, int(there.get('CPU', 1))//2)
         need = dict(num_gpus=1) if gpus else dict(num_cpus=min(2, max(1, int(there.get('CPU', 1))//workers)))
         Actor = ray.remote(max_restarts=-1, max_task_retries=1, **need)(Speaker)
         groups, known = [rows[i:i+group] for i in range(0, len(rows), group)], {row.id: row for row in rows}
-        actors = [Actor.remote(model, device, dtype) for _ in range(min(workers, len(groups)))]
+        actors = [Actor.remote(model, **how) for _ in range(min(workers, len(groups)))]
         waiting, working = list(reversed(groups)), {}
         def give(actor):
             if waiting: some = waiting.pop(); working[actor.speak.remote(some, options, vocoder, denoise, batch_size)] = actor, some

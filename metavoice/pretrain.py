@@ -476,6 +476,7 @@ def first_stage_loss(
 class ByLength:
     "Batches of about as many tokens, of utterances about as long, in random order, for ever."
     def __init__(self, data, tokens:int, rng:torch.Generator):
+        if not data: raise OptionError("there is nothing to learn from: no utterance fits the model's window")
         self.data, self.tokens, self.rng, self.queue = data, tokens, rng, []
 
     def state_dict(self)->dict: return dict(queue=self.queue)
@@ -490,6 +491,7 @@ class ByLength:
                 longest = 2*self.data[i].codes.shape[1]+len(self.data[i].text)
                 if batch and longest*(len(batch)+1) > self.tokens: batches.append(batch); batch = []
                 batch.append(i)
+            batches.append(batch)
             self.queue = [batches[i] for i in torch.randperm(len(batches), generator=self.rng).tolist()]
         return [self.data[i] for i in self.queue.pop()]
 
@@ -721,7 +723,7 @@ SIZES = dict(
               dict(n_layer=5, n_head=3, n_embd=192, block_size=512, swiglu_multiple_of=64),
               dict(n_layer=3, n_head=3, n_embd=192, block_size=320, swiglu_multiple_of=64)),
     tiny=Size(NanoCodecConfig(width=32, hidden=64, encoder_blocks=2, decoder_blocks=2, latent_dim=16, codebook_size=64),
-              dict(n_layer=2, n_head=2, n_embd=48, block_size=384, swiglu_multiple_of=16), dict(n_layer=2, n_head=2, n_embd=48, block_size=256, swiglu_multiple_of=16),
+              dict(n_layer=2, n_head=2, n_embd=48, block_size=512, swiglu_multiple_of=16), dict(n_layer=2, n_head=2, n_embd=48, block_size=320, swiglu_multiple_of=16),
               UNetConfig(latent_dim=16, hidden=8, depth=2, growth=2., kernel=24, stride=12), 300, 1000, 4, False, False))
 STAGES = ('corpus', 'codec', 'tokeniser', 'first', 'second', 'decoder', 'mbd', 'bundle')
 SHARES = dict(codec=.16, first=.66, second=.05, decoder=.06, mbd=.07) # of the time

@@ -295,7 +295,7 @@ def test_ray(tts, tmp_path, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", str(ROOT)); monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     path = manifest(tmp_path, f"id,text\na,{TEXTS[0]}\nb,😀\nc,{TEXTS[1]}\n")
-    speak = lambda rows, *how: speak_on_ray("nano", "cpu", None, rows, *how, workers=1, group=1)
+    speak = lambda rows, *how: speak_on_ray("nano", dict(device="cpu"), rows, *how, workers=1, group=1)
     done = run_batch(tts, path, tmp_path / "out", denoise=False, vocoder="codec", speak=speak)
     assert done["spoken"] == 2 and [row["id"] for row in done["failed"]] == ["b"], done
     run_batch(tts, path, tmp_path / "here", denoise=False, vocoder="codec")
@@ -303,4 +303,4 @@ def test_ray(tts, tmp_path, monkeypatch):
 
 def test_without_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(OptionError, match=r'pip install "metavoice\[ray\]"'): next(speak_on_ray("nano", "cpu", None, [Row("a", "A.")], {}, "codec", False, 16))
+    with pytest.raises(OptionError, match=r'pip install "metavoice\[ray\]"'): next(speak_on_ray("nano", dict(device="cpu"), [Row("a", "A.")], {}, "codec", False, 16))
