@@ -18,7 +18,7 @@ from .flash_decoding import KVCache, StaticCache, attention
 
 # %% auto #0
 __all__ = ['FEW', 'COMPILE_AFTER', 'GPTConfig', 'RMSNorm', 'LayerNorm', 'make_norm', 'Linear', 'SwiGLU', 'MLP', 'SelfAttention',
-           'Block', 'GPT', 'one_token', 'Decoder', 'to_compile', 'compiled_step', 'without_memory', 'strip_prefix',
+           'Block', 'GPT', 'to_compile', 'compiled_step', 'one_token', 'Decoder', 'without_memory', 'strip_prefix',
            'take_state', 'load_gpt']
 
 # %% ../nbs/06_gpt.ipynb #f502c53b
@@ -231,6 +231,40 @@ class GPT(nn.Module):
     @property
     def parameters_count(self)->int: return sum(p.numel() for p in self.parameters())
 
+# %% ../nbs/06_gpt.ipynb #9327e295
+COMPILE_AFTER = 4000 # steps on CUDA
+
+def to_compile(
+    model:GPT # its `compiling` is True, False, or None for where it pays
+)->bool:
+    "Whether to go on with a compiled step."
+    if model.compiling is not None: return model.compiling
+    return model.transformer.wpe.weight.device.type=='cuda' and model.steps_taken >= COMPILE_AFTER
+
+def compiled_step(
+    model:GPT
+): # a function of ids, what the speaker adds, positions, keys and values
+    "`one_token` compiled, once for each model; raises `OptionError` at its first call where that can't be done."
+    if model.compiled is not None: return model.compiled
+    os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(cache_dir()/'compiled')) # read by torch when it compiles
+    import torch._dynamo
+    tables, cuda = model.transformer, model.transformer.wpe.weight.device.type=='cuda'
+    def step(ids, said, at, keys, values):
+        return one_token(model, F.embedding(ids, tables.wtes[0].weight) + F.embedding(at, tables.wpe.weight) + said, StaticCache(keys, values, at))
+    quick, known = torch.compile(step, fullgraph=True, mode='reduce-overhead' if cuda else None), set()
+    def run(ids, said, at, keys, values):
+        if cuda: torch.compiler.cudagraph_mark_step_begin()
+        for o in (*keys, *values):
+            if id(o) in known: continue
+            torch._dynamo.mark_dynamic(o, 2) # the buffers grow
+            if cuda: torch._dynamo.mark_static_address(o) # and stay where they are between that, so a graph can write into them
+        known.clear(); known.update(map(id, (*keys, *values)))
+        try: return quick(ids, said, at, keys, values)
+        except torch._dynamo.exc.TorchDynamoException as e:
+            raise OptionError(f"can't compile here ({type(e).__name__}: {(str(e).strip().splitlines() or ['no reason given'])[0]}); use compile=False") from e
+    model.compiled = run
+    return run
+
 # %% ../nbs/06_gpt.ipynb #3b077ca6
 def one_token(
     model:GPT,
@@ -286,40 +320,6 @@ class Decoder:
         logits = self.compiled(*rows, cache._keys, cache._values)[:cache.batch]
         cache.advance(1)
         return logits
-
-# %% ../nbs/06_gpt.ipynb #9327e295
-COMPILE_AFTER = 4000 # steps on CUDA
-
-def to_compile(
-    model:GPT # its `compiling` is True, False, or None for where it pays
-)->bool:
-    "Whether to go on with a compiled step."
-    if model.compiling is not None: return model.compiling
-    return model.transformer.wpe.weight.device.type=='cuda' and model.steps_taken >= COMPILE_AFTER
-
-def compiled_step(
-    model:GPT
-): # a function of ids, what the speaker adds, positions, keys and values
-    "`one_token` compiled, once for each model; raises `OptionError` at its first call where that can't be done."
-    if model.compiled is not None: return model.compiled
-    os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(cache_dir()/'compiled')) # read by torch when it compiles
-    import torch._dynamo
-    tables, cuda = model.transformer, model.transformer.wpe.weight.device.type=='cuda'
-    def step(ids, said, at, keys, values):
-        return one_token(model, F.embedding(ids, tables.wtes[0].weight) + F.embedding(at, tables.wpe.weight) + said, StaticCache(keys, values, at))
-    quick, known = torch.compile(step, fullgraph=True, mode='reduce-overhead' if cuda else None), set()
-    def run(ids, said, at, keys, values):
-        if cuda: torch.compiler.cudagraph_mark_step_begin()
-        for o in (*keys, *values):
-            if id(o) in known: continue
-            torch._dynamo.mark_dynamic(o, 2) # the buffers grow
-            if cuda: torch._dynamo.mark_static_address(o) # and stay where they are between that, so a graph can write into them
-        known.clear(); known.update(map(id, (*keys, *values)))
-        try: return quick(ids, said, at, keys, values)
-        except torch._dynamo.exc.TorchDynamoException as e:
-            raise OptionError(f"can't compile here ({type(e).__name__}: {(str(e).strip().splitlines() or ['no reason given'])[0]}); use compile=False") from e
-    model.compiled = run
-    return run
 
 # %% ../nbs/06_gpt.ipynb #d1dc3f38
 class _NothingDrawn(TorchFunctionMode):
