@@ -17,7 +17,7 @@ from .codec import NanoCodec, NanoCodecConfig
 from .core import BundleError, OptionError, OutputError, TokenLayout, download, pick_device, pick_dtype
 from .gpt import GPT, GPTConfig, load_gpt, strip_prefix, take_state, without_memory
 from .mbd import MultiBandDiffusion, UNetConfig, fit_processors, read_inertly, read_released_mbd, untrained_mbd
-from .quantise import check_method, give_back, is_quantised, quantised
+from .quantise import check_method, give_back, is_whole, quantised_unit, unit_of
 from .speaker_encoder import SpeakerEncoder
 from .tokeniser import Tokeniser
 
@@ -240,17 +240,18 @@ def read_stage(path:Path, entry:dict, part:str, layout:TokenLayout, dtype:torch.
         config = released_config(read_inertly(path)) if entry['kind']=='released' else GPTConfig(**entry['config'])
         check_stage(config, part, layout)
         if how is None: return load_gpt(read_weights(path, dtype, device), config, str(path))
-        state, linears = {}, {} # as soon as a matrix is quantised, only its shape is kept
+        state, units, ready = {}, {}, {} # as soon as a unit is whole it is quantised, and only its shapes are kept
         for name,t in each_weight(path, dtype, device):
             name = name.removeprefix('_orig_mod.')
-            if is_quantised(name): linears[name.removesuffix('.weight')], t = t if config.bias else quantised(t, None, how), t if config.bias else t.to('meta')
+            if found := unit_of(name):
+                unit, leaf = found
+                parts = units.setdefault(unit, {})
+                parts[leaf], t = t, t.to('meta')
+                if is_whole(unit, parts, config.bias): ready[unit] = quantised_unit(units.pop(unit), how)
+                if len(ready)%16==0: give_back()
             state[name] = t
-            if len(linears)%16==0: give_back()
-        model = load_gpt(state, config, str(path))
-        for name in list(linears):
-            linear = linears.pop(name)
-            if config.bias: linear = quantised(linear, state[f'{name}.bias'], how) # older models, where a bias may come before or after
-            model.set_submodule(name, linear)
+        model = load_gpt(state, config, str(path)) # says what is missing
+        for unit,module in ready.items(): model.set_submodule(unit, module)
         return model
 
 def read_speaker_encoder(path:Path, entry:dict, device:torch.device)->SpeakerEncoder:

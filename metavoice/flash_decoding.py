@@ -232,10 +232,12 @@ class KVCache:
     def attend_one(self, layer:int, qkv:torch.Tensor)->torch.Tensor:
         "One new token for each row, (batch, 3, heads, d) as a projection gives it; its attention, (batch, heads·d)."
         q,k,v = qkv.unbind(1) # (batch, heads, d)
+        q = q.contiguous()
         if not self.even or self.device.type!='cpu': return self.attend(layer, q[:,:,None], k[:,:,None], v[:,:,None]).flatten(1)
         n,at = self.batch,self.filled
         if at>=self.size: self.reserve(at+1)
-        keys,values = self._keys[layer][:n],self._values[layer][:n]
+        keys,values = self._keys[layer],self._values[layer]
+        if len(keys)!=n: keys,values = keys[:n],values[:n]
         keys[:,:,at],values[:,:,at] = k,v
         return F.scaled_dot_product_attention(q[:,:,None], keys[:,:,:at+1], values[:,:,:at+1]).view(n, -1)
 
@@ -318,6 +320,7 @@ class StaticCache:
     def attend_one(self, layer:int, qkv:torch.Tensor)->torch.Tensor:
         "As `KVCache.attend_one`."
         q,k,v = qkv.unbind(1) # (rows, heads, d)
+        q = q.contiguous()
         keys,values = self.keys[layer],self.values[layer]
         keys[self.row,:,self.at],values[self.row,:,self.at] = k,v
         return F.scaled_dot_product_attention(q[:,:,None], keys, values, attn_mask=self.mask).flatten(1)

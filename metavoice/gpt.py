@@ -18,7 +18,7 @@ from .flash_decoding import KVCache, StaticCache, attention
 
 # %% auto #0
 __all__ = ['FEW', 'COMPILE_AFTER', 'GPTConfig', 'RMSNorm', 'LayerNorm', 'make_norm', 'Linear', 'SwiGLU', 'MLP', 'SelfAttention',
-           'Block', 'GPT', 'to_compile', 'compiled_step', 'one_token', 'Decoder', 'without_memory', 'strip_prefix',
+           'Block', 'GPT', 'one_token', 'to_compile', 'compiled_step', 'Decoder', 'without_memory', 'strip_prefix',
            'take_state', 'load_gpt']
 
 # %% ../nbs/06_gpt.ipynb #f502c53b
@@ -66,6 +66,8 @@ class GPTConfig:
     def heads(self)->list: return self.target_vocab_sizes or self.vocab_sizes
 
 # %% ../nbs/06_gpt.ipynb #5336335b
+FEW = 32 # rows up to which a step of generation takes ways of its own on a CPU
+
 class RMSNorm(nn.Module):
     "Root mean square normalisation, computed in float32."
     def __init__(self, width, eps):
@@ -73,7 +75,13 @@ class RMSNorm(nn.Module):
         self.eps, self.weight = eps, nn.Parameter(torch.ones(width))
 
     def forward(self, x):
+        if x.device.type=='cpu' and not torch.is_grad_enabled() and x.numel() <= FEW*x.shape[-1]: return self.quick(x)
         return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).type_as(x) * self.weight
+
+    def quick(self, x):
+        "The same by one kernel: the numbers with their negatives have mean zero, and their variance is the mean square."
+        y = x.float()
+        return F.layer_norm(torch.cat((y,-y), -1), (2*x.shape[-1],), eps=self.eps)[...,:x.shape[-1]].type_as(x) * self.weight
 
 class LayerNorm(nn.Module):
     "Layer normalisation whose bias is optional."
@@ -86,14 +94,12 @@ class LayerNorm(nn.Module):
 def make_norm(config:GPTConfig): return RMSNorm(config.n_embd, config.rmsnorm_eps) if config.norm_type=='rmsnorm' else LayerNorm(config.n_embd, config.bias)
 
 # %% ../nbs/06_gpt.ipynb #d97b0ef9
-FEW = 32 # rows up to which the transposed product is the faster one
-
 class Linear(nn.Linear):
     "A linear layer that is quick for a few rows in bfloat16 on a CPU."
     def forward(self, x):
         w = self.weight
         if w.dtype!=torch.bfloat16 or w.requires_grad or w.device.type!='cpu' or x.numel() > FEW*w.shape[1]: return F.linear(x, w, self.bias)
-        y = torch.mm(w, x.reshape(-1, w.shape[1]).mT).mT.contiguous().view(*x.shape[:-1], -1) # (…, out)
+        y = torch.mm(w, x.reshape(-1, w.shape[1]).mT).mT.view(*x.shape[:-1], -1) # (…, out), but in memory (out, …)
         return y if self.bias is None else y + self.bias
 
 # %% ../nbs/06_gpt.ipynb #b8b8de88
@@ -131,7 +137,7 @@ class SelfAttention(nn.Module):
 
     def project(self, x):
         "Queries, keys, values, each (batch, heads, time, head_dim)."
-        return [y.unflatten(-1, (self.n_head,-1)).transpose(1,2) for y in self.c_attn(x).chunk(3, -1)]
+        return [y.unflatten(-1, (self.n_head,-1)).transpose(1,2) for y in self.c_attn(x).contiguous().chunk(3, -1)]
 
     def forward(self, x, cache=None, layer=0, lengths=None):
         q,k,v = self.project(x)
@@ -231,6 +237,19 @@ class GPT(nn.Module):
     @property
     def parameters_count(self)->int: return sum(p.numel() for p in self.parameters())
 
+# %% ../nbs/06_gpt.ipynb #46667275
+def one_token(
+    model:GPT,
+    x:Tensor, # (rows, width) the sum of what is known of the new tokens
+    cache     # a `KVCache` or a `StaticCache`
+)->Tensor: # (rows, vocabulary) logits of the first head
+    "All layers, for one new token a row."
+    heads = model.config.n_head
+    for layer,b in enumerate(model.transformer.h):
+        x = x + b.attn.c_proj(cache.attend_one(layer, b.attn.c_attn(b.ln_1(x)).view(len(x), 3, heads, -1)))
+        x = x + b.mlp(b.ln_2(x))
+    return model.lm_heads[0](model.transformer.ln_f(x))
+
 # %% ../nbs/06_gpt.ipynb #9327e295
 COMPILE_AFTER = 4000 # steps on CUDA
 
@@ -266,18 +285,6 @@ def compiled_step(
     return run
 
 # %% ../nbs/06_gpt.ipynb #3b077ca6
-def one_token(
-    model:GPT,
-    x:Tensor, # (rows, width) the sum of what is known of the new tokens
-    cache     # a `KVCache` or a `StaticCache`
-)->Tensor: # (rows, vocabulary) logits of the first head
-    "All layers, for one new token a row."
-    heads = model.config.n_head
-    for layer,b in enumerate(model.transformer.h):
-        x = x + b.attn.c_proj(cache.attend_one(layer, b.attn.c_attn(b.ln_1(x)).view(len(x), 3, heads, -1)))
-        x = x + b.mlp(b.ln_2(x))
-    return model.lm_heads[0](model.transformer.ln_f(x))
-
 class Decoder:
     "Steps of generation with a model and a cache: one new token for every row."
     def __init__(self,
@@ -309,7 +316,7 @@ class Decoder:
             x = x + mlp(ln_2(x))
         cache.advance(1)
         self.model.steps_taken += 1
-        return self.head(self.last(x))
+        return self.head(self.last(x)).contiguous()
 
     def static(self, ids:Tensor)->Tensor:
         "The same by the compiled step, with all the rows of the cache, in use or not; raises `OptionError` where nothing can be compiled."

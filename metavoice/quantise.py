@@ -14,7 +14,7 @@ from .core import OptionError
 
 # %% auto #0
 __all__ = ['METHODS', 'GROUP', 'INSIDE', 'check_method', 'split_activations', 'integer_units', 'Int8Linear', 'Int4Linear',
-           'is_quantised', 'quantised', 'give_back', 'quantise']
+           'unit_of', 'QuantisedSwiGLU', 'quantised', 'quantised_unit', 'is_whole', 'give_back', 'quantise']
 
 # %% ../nbs/06b_quantise.ipynb #b57e3455
 METHODS = ('int8', 'int4')
@@ -41,11 +41,12 @@ def split_activations(
     x:Tensor # (rows, in), any float format
 )->tuple: # (2·rows, in) int8: all a, then all b; (rows, 1) float32 scales s
     "x ≈ s·(a + b/254), each row with a scale of its own."
-    x = x.float()
-    scale = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp_(min=1e-20).div_(127)
+    x, n, out = x.float(), len(x), torch.empty(2*len(x), x.shape[1], dtype=torch.int8, device=x.device)
+    scale = x.abs().amax(-1, keepdim=True).clamp_(min=1e-20).div_(127)
     x = x/scale
     a = x.round()
-    return torch.cat([a, x.sub_(a).mul_(254).round_()]).to(torch.int8), scale
+    out[:n], out[n:] = a, x.sub_(a).mul_(254).round_()
+    return out, scale
 
 # %% ../nbs/06b_quantise.ipynb #45dfa808
 @functools.cache
@@ -95,26 +96,37 @@ class Int4Linear(nn.Module):
         from torchao.prototype.quantization.int4.int4_opaque_tensor import Int4OpaqueTensor
         self.out_features, self.in_features, self.group = *weight.shape, group
         if weight.shape[1]%group or weight.shape[0]%16: raise OptionError(f"int4 needs inputs in multiples of {group} and outputs in multiples of 16; a matrix has {tuple(weight.shape)}")
-        stored = Int4OpaqueTensor.from_hp(weight.detach(), [1, group])
+        stored = Int4OpaqueTensor.from_hp(weight.detach().bfloat16(), [1, group])
         self.nbytes = stored.qdata.nbytes + stored.scale_and_zero.nbytes
         self.register_buffer('weight', stored.qdata, persistent=False)
-        self.register_buffer('scales', stored.scale_and_zero, persistent=False)
+        self.register_buffer('scales', stored.scale_and_zero.bfloat16(), persistent=False)
         self.register_buffer('bias', bias, persistent=False)
 
     def forward(self, x:Tensor)->Tensor: # (…, in) → (…, out)
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.reshape(-1, self.in_features), self.weight, self.group, self.scales.to(x.dtype))
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.reshape(-1, self.in_features).bfloat16(), self.weight, self.group, self.scales).to(x.dtype)
         return (y if self.bias is None else y + self.bias).view(*x.shape[:-1], -1)
 
     def extra_repr(self): return f"{self.in_features} → {self.out_features}, groups of {self.group}"
 
 # %% ../nbs/06b_quantise.ipynb #afb76bb2
-INSIDE = re.compile(r'transformer\.h\.\d+\.(attn\.(c_attn|c_proj)|mlp\.(swiglu\.w[13]|c_fc|c_proj))') # the matrices that are quantised
+INSIDE = re.compile(r'(transformer\.h\.\d+\.(?:attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj|mlp\.swiglu))\.((?:w[13]\.)?(?:weight|bias))')
 
-def is_quantised(
-    name:str # of a weight in a state dict
-)->bool:
-    "Whether a weight is one of those that quantisation is for."
-    return name.endswith('.weight') and INSIDE.fullmatch(name.removesuffix('.weight')) is not None
+def unit_of(
+    name:str # of a parameter
+)->tuple|None: # the module that is replaced, and the parameter's name in it; None for what stays
+    "Which part of a model is quantised with this parameter."
+    found = INSIDE.fullmatch(name)
+    return found and found.groups()
+
+class QuantisedSwiGLU(nn.Module):
+    "silu(x w1) · (x w3), both products at once."
+    def __init__(self, both:nn.Module):
+        super().__init__()
+        self.both = both
+
+    def forward(self, x):
+        gate,up = self.both(x).chunk(2, -1)
+        return F.silu(gate)*up
 
 def quantised(
     weight:Tensor,         # (out, in), on its device, in the model's number format
@@ -131,6 +143,23 @@ def quantised(
     quantize_(linear, Int8WeightOnlyConfig() if how=='int8' else Int4WeightOnlyConfig(group_size=GROUP, int4_packing_format='tile_packed_to_4d'))
     return linear
 
+def quantised_unit(
+    parts:dict, # name in the module → tensor; emptied
+    how:str     # int8 or int4
+)->nn.Module:
+    "What takes the place of a module; raises `OptionError`."
+    if 'weight' in parts: return quantised(parts.pop('weight'), parts.pop('bias', None), how)
+    bias = torch.cat([parts.pop('w1.bias'), parts.pop('w3.bias')]) if 'w1.bias' in parts else None
+    return QuantisedSwiGLU(quantised(torch.cat([parts.pop('w1.weight'), parts.pop('w3.weight')]), bias, how))
+
+def is_whole(
+    unit:str,   # as `unit_of` names it
+    parts:dict, # what has been found of it
+    bias:bool   # the model has biases
+)->bool:
+    "Whether all parameters of a unit are there."
+    return len(parts)==(1+bias)*(2 if unit.endswith('swiglu') else 1)
+
 def give_back():
     "Return to the system what freed matrices leave behind: glibc keeps it, and memory wouldn't fall."
     if sys.platform!='linux': return
@@ -142,8 +171,9 @@ def quantise(
     how:str          # int8 or int4
 )->nn.Module:
     "Quantise the blocks of a model, a matrix at a time; raises `OptionError`."
-    for name in [name for name,_ in model.named_modules() if INSIDE.fullmatch(name)]:
-        linear = model.get_submodule(name)
-        if isinstance(linear, nn.Linear): model.set_submodule(name, quantised(linear.weight.detach(), linear.bias, how))
+    units = {}
+    for name,p in model.named_parameters():
+        if found := unit_of(name): units.setdefault(found[0], {})[found[1]] = p.detach()
+    for unit,parts in units.items(): model.set_submodule(unit, quantised_unit(parts, how))
     give_back()
     return model

@@ -640,7 +640,7 @@ def stream(self:TTS,
     seed:int|None=None,        # the same seed, the same audio
     vocoder:str|None=None,     # mbd or codec; the bundle's own if None. With mbd the chunks are whole pieces
     denoise:bool=True,         # DeepFilterNet3, and 48 kHz instead of the codec's rate
-    chunk:float|None=.5,       # seconds of sound in a chunk; None for whole pieces, in every sample as `synthesise` gives them
+    chunk:float|None=.5,       # seconds of sound in a chunk, its samples close to those of `synthesise` (correlation over 0.95); None for whole pieces, equal in every sample
     progress=None,             # called with (stage, done, of)
     timings:dict|None=None     # seconds by stage are added, and the number of 'tokens'
 ): # yields `Audio`; close it to stop the work

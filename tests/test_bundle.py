@@ -487,3 +487,41 @@ def test_weights_are_their_own(release):
 def test_import_and_naming_do_no_work(whole):
     code = "import sys; from metavoice.bundle import load_bundle; load_bundle(sys.argv[1], 'cpu'); print('transformers' in sys.modules, 'tiktoken' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code, str(whole)], capture_output=True, text=True, check=True).stdout.split() == ["False", "False"]
+
+
+# Random weights, number formats
+
+def test_random_models_say_what_they_are(tmp_path):
+    a, b, c = (load_bundle(bundles.random_bundle(tmp_path / n, "nano", seed=seed), "cpu") for n, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert a.manifest["random"] == 0 and a.name == "random-nano" and all("random" in o for o in a.licences.values())
+    nano = load_bundle(device="cpu")
+    for part in ("first", "second"):
+        shapes = [{k: v.shape for k, v in getattr(o, part).state_dict().items()} for o in (a, nano)]
+        assert shapes[0] == shapes[1]
+        weights = [getattr(o, part).state_dict() for o in (a, b, c)]
+        assert all(torch.equal(v, weights[1][k]) and v.isfinite().all() for k, v in weights[0].items())
+        assert not torch.equal(weights[0]["transformer.wpe.weight"], weights[2]["transformer.wpe.weight"])
+    with safe_open(tmp_path / "a" / "first_stage.safetensors", "pt") as f: assert f.metadata()["random"] == "0"
+    assert load_file(tmp_path / "a" / "first_stage.safetensors")["transformer.wpe.weight"].dtype == torch.bfloat16
+    with pytest.raises(OptionError, match="unknown size '7b'; use 1b or nano"): bundles.random_bundle(tmp_path / "d", "7b")
+    with pytest.raises(OptionError, match="int4"): bundles.random_bundle(tmp_path / "d", "nano", "int4")
+
+def test_the_released_shapes_without_their_weight(monkeypatch):
+    monkeypatch.setattr(bundles, "untrained_mbd", lambda unet: fit_and_return(unet))
+    def fit_and_return(unet): assert unet == UNetConfig(); return untrained_mbd(UNetConfig(latent_dim=8, hidden=8, depth=2, growth=2., kernel=24, stride=12), n_bands=2).eval()
+    parts = bundles.random_parts("1b")
+    first = parts["first"]
+    assert first.config == GPTConfig(vocab_sizes=[TokenLayout().first_vocab]) and first.transformer.wpe.weight.is_meta and 1.2e9 < first.parameters_count < 1.3e9
+    assert parts["codec"].config.hop * 75 == 24000 and 9e6 < parts["second"].parameters_count < 15e6
+
+def test_large_models_take_bfloat16_where_the_processor_has_it(whole, monkeypatch):
+    import metavoice.core as core
+    assert load_bundle(whole, "cpu").dtype == torch.float32
+    monkeypatch.setattr(bundles, "LARGE", 1000)
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(core, "native_bfloat16", lambda: native)
+        assert load_bundle(whole, "cpu").dtype == dtype
+    assert load_bundle(whole, "cpu", "float32").dtype == torch.float32
+
+def test_compiling_is_passed_on(whole):
+    for compile in (None, True, False): assert load_bundle(whole, "cpu", compile=compile).first.compiling is compile

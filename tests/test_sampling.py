@@ -260,3 +260,53 @@ def test_streams_refused(model, many, bad, message):
 def test_a_bad_request_is_refused(model, many):
     with pytest.raises(OptionError, match="token 22"): list(generate_stream(model, [many[0], Request(torch.tensor([17,22]), many[0].speaker)], layout=LAYOUT))
     with pytest.raises(OptionError, match="seed is -1"): list(generate_stream(model, [Request(many[0].prompt, many[0].speaker, -1)], layout=LAYOUT))
+
+
+# compiled steps
+
+def test_a_compiled_step_gives_the_same(model, many, monkeypatch, tmp_path):
+    "As one graph without branches, made once for rows that come and go and buffers that grow; run by torch's own operations, so that no compiler is needed."
+    import torch._dynamo
+    graphs, real = [], torch.compile
+    def backend(graph, inputs): graphs.append(graph); return graph.forward
+    monkeypatch.setattr(torch, "compile", lambda f, *, fullgraph, mode: real(f, fullgraph=fullgraph, backend=backend))
+    monkeypatch.setenv("METAVOICE_CACHE", str(tmp_path)); monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr(model, "compiled", None); monkeypatch.setattr(model, "compiling", True)
+    cache = model.cache
+    def small_blocks(*args): made = cache(*args); made.block = 16; made._keys,made._values = ([o[:,:,:16].clone() for o in b] for b in (made._keys, made._values)); made.size = 16; return made
+    monkeypatch.setattr(model, "cache", small_blocks)
+    try:
+        found = dict(generate_stream(model, many[:5], layout=LAYOUT, max_rows=3, **LIVELY))
+        again = dict(generate_stream(model, many[:5], layout=LAYOUT, max_rows=3, **LIVELY))
+    finally: torch._dynamo.reset()
+    assert len(graphs)==1 and max(len(o.ids) for o in found.values())>33
+    assert all(torch.equal(found[i].ids, again[i].ids) for i in found)
+    monkeypatch.setattr(model, "compiling", False)
+    for i,o in found.items(): assert torch.equal(o.ids, alone(model, many[i], **LIVELY).ids)
+
+def test_what_cannot_be_compiled_is_said(model, many, monkeypatch, tmp_path):
+    import torch._dynamo
+    real = torch.compile
+    def backend(graph, inputs): raise RuntimeError("no compiler here")
+    monkeypatch.setattr(torch, "compile", lambda f, *, fullgraph, mode: real(f, fullgraph=fullgraph, backend=backend))
+    monkeypatch.setenv("METAVOICE_CACHE", str(tmp_path))
+    monkeypatch.setattr(model, "compiled", None); monkeypatch.setattr(model, "compiling", True)
+    try:
+        with pytest.raises(OptionError, match="can't compile here .*; use compile=False"): list(generate_stream(model, many[:1], layout=LAYOUT, **LIVELY))
+    finally: torch._dynamo.reset()
+
+def test_compiled_where_it_pays(model, monkeypatch):
+    from metavoice.gpt import COMPILE_AFTER, to_compile
+    for wish in (True, False): monkeypatch.setattr(model, "compiling", wish); assert to_compile(model) is wish
+    monkeypatch.setattr(model, "compiling", None); monkeypatch.setattr(model, "steps_taken", COMPILE_AFTER)
+    assert to_compile(model) is False, "never on a CPU"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("compiling", [False, True])
+def test_looking_seldom_on_a_gpu(model, many, compiling, monkeypatch, tmp_path):
+    import copy
+    monkeypatch.setenv("METAVOICE_CACHE", str(tmp_path))
+    there = copy.deepcopy(model).cuda().requires_grad_(False)
+    there.compiling = compiling
+    for i,o in generate_stream(there, many[:6], layout=LAYOUT, max_rows=4, **LIVELY): assert torch.equal(o.ids, alone(model, many[i], **LIVELY).ids)

@@ -227,14 +227,14 @@ def test_a_stream_in_chunks_is_the_same_within_its_tolerance(tts):
     chunks = list(tts.stream(LONG, seed=7, denoise=False, chunk=.4, timings=timings, progress=lambda *p: seen.append(p)))
     streamed = sound(chunks)
     assert len(chunks) > 2*len(tts.pieces([LONG])) and len(streamed) == len(plain)
-    assert torch.corrcoef(torch.stack([streamed, plain]))[0, 1] > .98
+    assert torch.corrcoef(torch.stack([streamed, plain]))[0, 1] > .95
     assert abs(loudness(streamed, 24000) - loudness(plain, 24000)) < 1
     assert set(timings) == {"loading", "first stage", "second stage", "vocoder", "loudness", "tokens"} and timings["tokens"] == max(d for s, d, _ in seen if s == "first stage")
 
 def test_a_denoised_stream_is_as_long_and_begins_soon(tts, whole):
     chunks = list(tts.stream(LONG, seed=7, chunk=.3))
     assert len(sound(chunks)) == len(whole.samples) and .2 < chunks[0].duration < .4
-    assert torch.corrcoef(torch.stack([sound(chunks), whole.samples]))[0, 1] > .97
+    assert torch.corrcoef(torch.stack([sound(chunks), whole.samples]))[0, 1] > .95
 
 def test_nothing_clicks_where_chunks_meet(tts):
     chunks = [c.samples for c in tts.stream("The old man walked to the river.", seed=1, denoise=False, chunk=.2)]
