@@ -4,7 +4,7 @@
 
 # %% ../nbs/15_pretrain.ipynb #e711a1d3
 from __future__ import annotations
-import json, math, time
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,195 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .audio import Audio, log_mel
-from .codec import NanoCodec, NanoCodecConfig, interleave
+from .codec import NanoCodec, NanoCodecConfig
 from .core import MetaVoiceError, OptionError, TokenLayout, written_whole
-from .encoder import complete_codes, second_stage_input
+from .encoder import complete_codes
 from .gpt import GPT, GPTConfig
 from .mbd import MultiBandDiffusion, NoiseSchedule, UNetConfig, fit_latent, fit_processors, nano_unet, projected_bands, training_loss, untrained_mbd
 from .teacher import SPEAKERS, Corpus, make_corpus, make_plan
 from .tokeniser import Tokeniser
+from .training import ByLength, Recipe, Speakers, Spoken, Training, collate_first, collate_second, first_stage_loss, native_bf16, second_stage_loss, to_device, word_spans
 
 # %% auto #0
-__all__ = ['RESOLUTIONS', 'SIZES', 'STAGES', 'SHARES', 'NANO_DEFAULTS', 'NANO_LICENCES', 'LETTERS', 'Recipe', 'native_bf16',
-           'orthogonalised', 'Muon', 'make_optimizers', 'Objective', 'Training', 'spectral_distance', 'CodebookLearner',
-           'Crops', 'CodecLearner', 'train_codec', 'train_decoder', 'Spoken', 'word_spans', 'encode_corpus',
-           'collate_first', 'guidance_to_text', 'first_stage_loss', 'ByLength', 'Speakers', 'embed_voices',
-           'begin_stage', 'to_device', 'train_first', 'collate_second', 'second_stage_loss', 'train_second',
-           'guessed_codes', 'shallow_mbd', 'fit_mbd', 'train_mbd', 'save_spoken', 'load_spoken', 'Size', 'Pretraining',
-           'trained']
-
-# %% ../nbs/15_pretrain.ipynb #43a8916b
-@dataclass
-class Recipe:
-    "How one part is trained."
-    minutes: float = 20.      # time to spend, over all sessions
-    steps: int|None = None    # steps to take, in place of a time
-    rate: float = 1e-3        # peak learning rate
-    weight_decay: float = .01
-    warmup: float = .02       # share of the time in which the rate rises
-    save_every: float = 180.  # seconds between checkpoints
-    muon: bool = False        # Muon for the matrices of transformer blocks, AdamW for the rest
-    bf16: bool|None = None    # multiply in bfloat16; where it is native if None
-    seed: int = 0
-
-# %% ../nbs/15_pretrain.ipynb #9d156f67
-def native_bf16(
-    device # a torch.device
-)->bool:
-    "Whether the device multiplies bfloat16 by itself, rather than by way of float32."
-    if device.type=='cuda': return torch.cuda.get_device_capability(device)[0] >= 8
-    return device.type=='cpu' and torch.cpu._is_avx512_bf16_supported()
-
-def orthogonalised(
-    g:Tensor # (rows, columns)
-)->Tensor: # nearly orthogonal, like g
-    "Five steps of the quintic Newton–Schulz iteration towards the nearest orthogonal matrix."
-    tall, x = g.shape[0] > g.shape[1], g/(g.norm()+1e-7)
-    if native_bf16(g.device): x = x.bfloat16()
-    if tall: x = x.T
-    for _ in range(5):
-        a = x @ x.T
-        x = 3.4445*x + (-4.775*a + 2.0315*a@a)@x
-    return (x.T if tall else x).to(g.dtype)
-
-class Muon(torch.optim.Optimizer):
-    "Momentum, orthogonalised; steps are scaled to the size of AdamW's, so that one rate serves both."
-    def __init__(self, params, lr=1e-3, momentum=.95, weight_decay=0.):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in group['params']:
-                state = self.state[p]
-                mean = state.setdefault('mean', torch.zeros_like(p))
-                mean.lerp_(p.grad, 1-group['momentum'])
-                update = orthogonalised(p.grad.lerp(mean, group['momentum']))
-                p.mul_(1-group['lr']*group['weight_decay']).add_(update, alpha=-.2*max(p.shape)**.5*group['lr'])
-
-# %% ../nbs/15_pretrain.ipynb #13a981b8
-def make_optimizers(
-    model:nn.Module,
-    recipe:Recipe
-)->list:
-    "The optimizers of a model: AdamW, and Muon for the matrices of its blocks where the recipe says so."
-    named = {n: p for n,p in model.named_parameters() if p.requires_grad}
-    of_blocks = {n for n,p in named.items() if recipe.muon and p.ndim==2 and '.h.' in n}
-    group = lambda keep, decay: dict(params=[p for n,p in named.items() if n not in of_blocks and keep(p)], weight_decay=decay)
-    optimizers = [torch.optim.AdamW([group(lambda p: p.ndim>1, recipe.weight_decay), group(lambda p: p.ndim<=1, 0.)], lr=recipe.rate, betas=(.9,.95))]
-    if of_blocks: optimizers.append(Muon([named[n] for n in sorted(of_blocks)], lr=recipe.rate, weight_decay=recipe.weight_decay))
-    return optimizers
-
-# %% ../nbs/15_pretrain.ipynb #9ea94a73
-class Objective(nn.Module):
-    "A loss as a module, so that whatever wraps modules (several GPUs, for one) can wrap it."
-    def __init__(self, model:nn.Module, loss):
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, training): return self.loss(training)
-
-class Training:
-    "A resumable run of one part in a folder: state.pt (checkpoint) and log.jsonl. Raises `MetaVoiceError` where `accelerate` is missing."
-    def __init__(self,
-        model:nn.Module,   # what is trained
-        out:str|Path,      # the run's folder
-        recipe:Recipe=Recipe()
-    ):
-        try: from accelerate import Accelerator
-        except ImportError: raise MetaVoiceError('training needs accelerate: pip install "metavoice[train]"') from None
-        self.model, self.out, self.recipe, self.accelerator = model, Path(out), recipe, Accelerator()
-        self.device, rank = self.accelerator.device, self.accelerator.process_index
-        self.bf16 = native_bf16(self.device) if recipe.bf16 is None else recipe.bf16
-        self.out.mkdir(parents=True, exist_ok=True)
-        model.to(self.device)
-        self.optimizers = make_optimizers(model, recipe)
-        self.rng, self.step, self.spent, self.kept, self.waiting = torch.Generator().manual_seed(recipe.seed+rank), 0, 0., {}, {}
-        if (self.out/'state.pt').exists(): self.load()
-
-    @property
-    def progress(self)->float:
-        "Share of the budget that is spent."
-        r = self.recipe
-        return min(1., self.step/r.steps if r.steps else self.spent/(60*r.minutes))
-
-    def mixed(self):
-        "A context in which matrices are multiplied in bfloat16, if that pays here."
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-
-    def keep(self,
-        name:str,
-        part # has `state_dict` and `load_state_dict`
-    ):
-        "Let a part of the loss with a state of its own live in the checkpoint; gives it back, restored."
-        self.kept[name] = part
-        if name in self.waiting: part.load_state_dict(self.waiting.pop(name))
-        return part
-
-    def save(self):
-        "Write the checkpoint, beside and renamed."
-        if not self.accelerator.is_main_process: return
-        with written_whole(self.out/'state.pt') as t:
-            torch.save(dict(model=self.model.state_dict(), optimizers=[o.state_dict() for o in self.optimizers], rng=self.rng.get_state(),
-                            step=self.step, spent=self.spent, kept=self.waiting | {k: v.state_dict() for k,v in self.kept.items()}), t)
-
-    def load(self):
-        "Go on from the checkpoint; raises `MetaVoiceError` for one that can't be read or isn't this model's."
-        try:
-            state = torch.load(self.out/'state.pt', weights_only=True, map_location='cpu')
-            self.model.load_state_dict(state['model'])
-            for optimizer,saved in zip(self.optimizers, state['optimizers'], strict=True): optimizer.load_state_dict(saved)
-            self.step, self.spent, self.waiting = state['step'], state['spent'], state['kept']
-            if self.accelerator.is_main_process: self.rng.set_state(state['rng'])
-            else: self.rng.manual_seed(self.recipe.seed + self.accelerator.process_index + 1000*self.step)
-        except Exception as e: raise MetaVoiceError(f"can't go on from {self.out/'state.pt'}: {str(e).splitlines()[0]}; move it away to start anew") from e
-
-    def agreed(self,
-        seconds:float
-    )->float:
-        "The first process's clock, so that all stop at the same step."
-        if self.accelerator.num_processes==1: return seconds
-        from accelerate.utils import broadcast
-        return float(broadcast(torch.tensor([seconds], device=self.device))[0])
-
-    def run(self,
-        loss,               # called with this object, gives a dict whose 'loss' is minimised
-        every:int=50,       # steps between lines of the log
-        evaluate=None,      # called at each line of the log, gives a dict to add
-        progress_bar=None   # for instance `tqdm`
-    ):
-        "Train until the time is spent; Ctrl-C saves first. Raises `MetaVoiceError` for a loss that isn't finite, and keeps the checkpoint before it."
-        r, sums, saved, main = self.recipe, {}, time.monotonic(), self.accelerator.is_main_process
-        objective = self.accelerator.prepare(Objective(self.model, loss)) if self.progress < 1 else None
-        bar = progress_bar(total=1., initial=self.progress, bar_format='{l_bar}{bar}| {elapsed}<{remaining}{postfix}') if progress_bar and main else None
-        sound = True
-        try:
-            while self.progress < 1:
-                began, p = time.monotonic(), self.progress
-                rate = r.rate*min(1, p/r.warmup)*(.5+.5*math.cos(math.pi*p)) + 1e-6
-                for optimizer in self.optimizers:
-                    for group in optimizer.param_groups: group['lr'] = rate
-                    optimizer.zero_grad(set_to_none=True)
-                parts = objective(self)
-                sound = bool(parts['loss'].isfinite())
-                if not sound: raise MetaVoiceError(f"the loss is {parts['loss'].item()} after {self.step} steps; a lower rate than {r.rate} may help")
-                self.accelerator.backward(parts['loss'])
-                nn.utils.clip_grad_norm_(self.model.parameters(), 1.)
-                for optimizer in self.optimizers: optimizer.step()
-                self.step += 1
-                for k,v in parts.items(): sums.setdefault(k, []).append(v.item())
-                self.spent = self.agreed(self.spent + time.monotonic()-began)
-                if bar: bar.n = self.progress; bar.set_postfix(step=self.step, loss=f"{parts['loss'].item():.3f}")
-                if self.step % every == 0 and main:
-                    line = dict(step=self.step, spent=round(self.spent,1), **{k: round(sum(v)/len(v),4) for k,v in sums.items()})
-                    if evaluate: line |= evaluate(self)
-                    with open(self.out/'log.jsonl','a') as f: f.write(json.dumps(line)+'\n')
-                    sums = {}
-                if time.monotonic()-saved > r.save_every: self.save(); saved = time.monotonic()
-        finally:
-            if sound: self.save()
-            if bar: bar.close()
-        return self.model
+__all__ = ['RESOLUTIONS', 'SIZES', 'STAGES', 'SHARES', 'NANO_DEFAULTS', 'NANO_LICENCES', 'LETTERS', 'spectral_distance',
+           'CodebookLearner', 'Crops', 'CodecLearner', 'train_codec', 'train_decoder', 'encode_corpus', 'embed_voices',
+           'begin_stage', 'train_first', 'train_second', 'guessed_codes', 'shallow_mbd', 'fit_mbd', 'train_mbd',
+           'save_spoken', 'load_spoken', 'Size', 'Pretraining', 'trained']
 
 # %% ../nbs/15_pretrain.ipynb #e9aae089
 RESOLUTIONS = ((2048,512,128), (1280,320,100), (1024,256,80), (512,128,40), (256,64,20)) # window, hop, bands
@@ -365,28 +190,6 @@ def train_decoder(
     return training.run(loss, **run).requires_grad_(True).eval()
 
 # %% ../nbs/15_pretrain.ipynb #c6e654db
-@dataclass
-class Spoken:
-    "An utterance as tokens: what both stages learn from."
-    text: list    # BPE ids with the end of text, no offset
-    codes: Tensor # (codebooks, frames), int16
-    words: list   # [start, end) of each word among the text's ids
-    when: Tensor  # (frames,) which word is said; the number of words when it is over
-    voice: str    # who says it
-    index: int    # which utterance of its corpus
-
-def word_spans(
-    ids:list,     # BPE ids with the end of text
-    tokeniser
-)->list: # [start, end) of each word
-    "Which tokens spell which word of the text."
-    spans, letters = [], False
-    for i,token in enumerate(ids[:-1]):
-        piece = tokeniser.decode([token])
-        if piece[:1].isspace() or not letters: spans.append([i,i])
-        letters = True; spans[-1][1] = i+1
-    return spans
-
 @torch.inference_mode()
 def encode_corpus(
     corpus:Corpus,
@@ -410,105 +213,7 @@ def encode_corpus(
             made[i] = Spoken(ids, rows[:,:frames].short(), words, when, u.voice, i)
     return [made[i] for i in sorted(made)]
 
-# %% ../nbs/15_pretrain.ipynb #46b0c5e6
-def collate_first(
-    batch:list,         # of `Spoken`
-    layout:TokenLayout,
-    rng:torch.Generator,
-    multiple:int=32,    # lengths are rounded up to a multiple of this
-    corrupt:float=.08,  # share of audio tokens replaced by others on the way in, so that errors are lived through
-    drop_text:float=.1  # share of texts replaced by end-of-text marks, which trains the branch for prompt guidance
-)->tuple: # ids in (batch, 1, time), targets (batch, time) with −100 where nothing is learnt, guide (batch, time, text)
-    "Token sequences, what comes next, and which text tokens are being said."
-    rows = [interleave(u.codes[:2].long(), u.text, layout) for u in batch]
-    length, texts = -(-(max(map(len,rows))-1)//multiple)*multiple, max(len(u.text) for u in batch)
-    ids = torch.full((len(batch),length), layout.end_of_audio); targets = torch.full((len(batch),length), -100)
-    guide = torch.zeros(len(batch), length, texts)
-    for b,(u,row) in enumerate(zip(batch,rows)):
-        n, t = len(row)-1, len(u.text)
-        ids[b,:n] = row[:-1]; targets[b,t-1:n] = row[t:]
-        noisy = torch.rand(n-t, generator=rng) < corrupt
-        other = torch.randint(layout.codebook_size, (n-t,), generator=rng) + layout.codebook_size*(torch.arange(n-t)%2)
-        ids[b,t:n] = torch.where(noisy, other, ids[b,t:n])
-        if torch.rand((), generator=rng) < drop_text: ids[b,:t] = layout.end_of_text
-        else:
-            spans = u.words + [[t-1,t]]
-            for word in u.when.unique().tolist():
-                at = (u.when==word).nonzero().flatten()
-                first = t-1+2*int(at[0]); last = t-1+2*int(at[-1])+2
-                guide[b,first:last,spans[word][0]:spans[word][1]] = 1
-    return ids[:,None], targets, guide
-
-# %% ../nbs/15_pretrain.ipynb #01b3c63d
-def guidance_to_text(
-    block,        # of the transformer
-    x:Tensor,     # (batch, time, width), its input
-    guide:Tensor, # (batch, time, text), 1 where the first head shall look
-)->Tensor:
-    "How far the block's first head is from looking at the word being said: −log of the weight on it, averaged."
-    h, n, d = block.ln_1(x), x.shape[-1], x.shape[-1]//block.attn.n_head
-    w = block.attn.c_attn.weight
-    scores = (h @ w[:d].T) @ (h @ w[n:n+d].T).mT / d**.5
-    future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-    weights = scores.masked_fill(future, -torch.inf).softmax(-1)[...,:guide.shape[-1]]
-    on_word, asked = (weights*guide).sum(-1), guide.any(-1)
-    return -(on_word[asked]+1e-5).log().mean()
-
-def first_stage_loss(
-    model,                # a `GPT`
-    ids, targets, guide,  # from `collate_first`
-    speaker:Tensor,       # (batch, 256)
-    layout:TokenLayout,
-    guided:tuple=(1,2)    # layers whose first head follows the words
-)->dict: # loss on audio by codebook, and the guide's
-    "Cross-entropy of the next audio token, and the guide of attention."
-    x, following = model.embed(ids, speaker), torch.zeros((), device=ids.device)
-    for layer,block in enumerate(model.transformer.h):
-        if guide is not None and layer in guided: following = following + guidance_to_text(block, x, guide)/len(guided)
-        x = block(x)
-    learnt = targets >= 0
-    wanted = targets[learnt]
-    losses = F.cross_entropy(model.lm_heads[0](model.transformer.ln_f(x[learnt])), wanted, reduction='none')
-    first, audio = wanted < layout.codebook_size, wanted < layout.end_of_audio
-    return dict(audio=losses.mean(), codebook_1=losses[first].mean().detach(), codebook_2=losses[audio & ~first].mean().detach(), guide=following)
-
 # %% ../nbs/15_pretrain.ipynb #0f69d3a9
-class ByLength:
-    "Batches of about as many tokens, of utterances about as long, in random order, for ever."
-    def __init__(self, data, tokens:int, rng:torch.Generator):
-        if not data: raise OptionError("there is nothing to learn from: no utterance fits the model's window")
-        self.data, self.tokens, self.rng, self.queue = data, tokens, rng, []
-
-    def state_dict(self)->dict: return dict(queue=self.queue)
-    def load_state_dict(self, state): self.queue = state['queue']
-
-    def __call__(self)->list:
-        if not self.queue:
-            order = torch.randperm(len(self.data), generator=self.rng).tolist()
-            order = sorted(order, key=lambda i: self.data[i].codes.shape[1]//8)
-            batches, batch = [], []
-            for i in order:
-                longest = 2*self.data[i].codes.shape[1]+len(self.data[i].text)
-                if batch and longest*(len(batch)+1) > self.tokens: batches.append(batch); batch = []
-                batch.append(i)
-            batches.append(batch)
-            self.queue = [batches[i] for i in torch.randperm(len(batches), generator=self.rng).tolist()]
-        return [self.data[i] for i in self.queue.pop()]
-
-class Speakers:
-    "Several embeddings of each voice, of which one is drawn for each utterance."
-    def __init__(self,
-        embeddings:dict # voice → (n, 256)
-    ): self.embeddings = embeddings
-
-    def __call__(self,
-        batch:list,              # of `Spoken`
-        rng:torch.Generator=None # always the first embedding if None
-    )->Tensor: # (batch, 256)
-        choose = lambda es: es[int(torch.randint(len(es), (1,), generator=rng)) if rng else 0]
-        try: return torch.stack([choose(self.embeddings[u.voice]) for u in batch])
-        except KeyError as e: raise OptionError(f"there is no embedding of the voice {e}; there are {', '.join(sorted(self.embeddings)) or 'none'}") from None
-
 def embed_voices(
     corpus:Corpus,
     speaker_encoder,
@@ -535,8 +240,6 @@ def begin_stage(
     if compile:
         for block in model.transformer.h: block.compile(dynamic=True)
     return training, training.keep('batches', ByLength(data, tokens, training.rng))
-
-def to_device(device, *tensors): return [x.to(device) for x in tensors]
 
 # %% ../nbs/15_pretrain.ipynb #d33cfa7e
 def train_first(
@@ -570,31 +273,6 @@ def train_first(
     return training.run(loss, evaluate=evaluate, **run).eval()
 
 # %% ../nbs/15_pretrain.ipynb #f782af84
-def collate_second(
-    batch:list,          # of `Spoken`
-    layout:TokenLayout,
-    rng:torch.Generator,
-    corrupt:float=.05    # share of the seen codes replaced by others
-)->tuple: # ids (batch, 2, time), targets (batch, 6, time) with −100 where nothing is learnt, lengths (batch,)
-    "Two rows in, six rows out."
-    lengths = torch.tensor([len(u.text)+u.codes.shape[1] for u in batch])
-    ids = torch.stack([second_stage_input(u.text, u.codes[:2].long(), int(lengths.max()), layout) for u in batch])
-    targets = torch.full((len(batch), 6, ids.shape[-1]), -100)
-    for b,u in enumerate(batch):
-        at = slice(len(u.text), int(lengths[b]))
-        targets[b,:,at] = u.codes[2:].long()
-        noisy = torch.rand(2, u.codes.shape[1], generator=rng) < corrupt
-        ids[b,:,at] = torch.where(noisy, torch.randint(layout.codebook_size, noisy.shape, generator=rng), ids[b,:,at])
-    return ids, targets, lengths
-
-def second_stage_loss(
-    model, ids, targets, lengths, # from `collate_second`
-    speaker:Tensor                # (batch, 256)
-)->Tensor: # (6,)
-    "Cross-entropy of each of the finer codebooks."
-    logits = model(ids, speaker, lengths=lengths)
-    return torch.stack([F.cross_entropy(head.transpose(1,2), targets[:,i], ignore_index=-100) for i,head in enumerate(logits)])
-
 def train_second(
     model, data:list, held_out:list,
     speakers:Speakers,
