@@ -18,7 +18,7 @@ from .core import AudioError, OptionError, OutputError, written_whole
 # %% auto #0
 __all__ = ['FORMATS', 'MP3_RATES', 'resample', 'mel_filters', 'magnitudes', 'mel_spectrogram', 'log_mel', 'trim_silence',
            'loudness', 'soft_limit', 'to_loudness', 'wav_is_cut', 'ogg_is_cut', 'opened', 'encode_audio', 'Audio',
-           'save', 'show', 'load', 'check_reference']
+           'save', 'show', 'Limits', 'mixed', 'load', 'check_reference']
 
 # %% ../nbs/01_audio.ipynb #1802047a
 def resample(
@@ -289,23 +289,56 @@ def _repr_html_(self:Audio)->str:
 
 Audio._repr_html_ = _repr_html_
 
+# %% ../nbs/01_audio.ipynb #4cef6085
+@dataclass(frozen=True)
+class Limits:
+    "What a file from strangers may hold at most."
+    seconds: float = 120.
+    channels: int = 8
+    rates: tuple = (8_000, 192_000) # Hz, from and to
+
+    def check(self,
+        f,       # a `soundfile.SoundFile`, of which only the header has been read
+        name:str # for messages
+    ):
+        "Raise `AudioError` for what the header promises beyond that."
+        if f.channels > self.channels: raise AudioError(f"can't use {name}: it has {f.channels} channels; up to {self.channels} are taken")
+        if not self.rates[0] <= f.samplerate <= self.rates[1]: raise AudioError(f"can't use {name}: its sample rate is {f.samplerate} Hz; {self.rates[0]} to {self.rates[1]} Hz are taken")
+        if f.frames > self.seconds*f.samplerate: raise AudioError(f"can't use {name}: it is longer than {self.seconds:g} s")
+
+def mixed(
+    f,                      # an open `soundfile.SoundFile`
+    name:str,               # for messages
+    limits:Limits|None=None # decoding ends where it is too long
+)->torch.Tensor: # (time,)
+    "The mean of the channels, decoded block by block: no more of a stereo file than of a mono one is ever in memory."
+    blocks, done, most = [torch.zeros(0)], 0, limits.seconds*f.samplerate if limits else float('inf')
+    while len(block := f.read(max(1, 2**20//f.channels), dtype='float32', always_2d=True)):
+        done += len(block)
+        if done > most: raise AudioError(f"can't use {name}: it is longer than {limits.seconds:g} s")
+        blocks.append(torch.from_numpy(block).mean(1))
+    return torch.cat(blocks)
+
 # %% ../nbs/01_audio.ipynb #c7cbcfe1
 def load(
     source,               # a path, the bytes of a file, or a binary file open for reading
-    sample_rate:int=None  # Hz to resample to; as it is if None
+    sample_rate:int=None, # Hz to resample to; as it is if None
+    limits:Limits|None=None # what it may be at most
 )->Audio:
-    "Read any audio file as mono; raises `AudioError` for one that is missing, broken, cut short, empty or not finite."
+    "Read any audio file as mono; raises `AudioError` for one that is missing, broken, cut short, empty, not finite or beyond the limits."
     import soundfile
     with opened(source) as (file, name):
         if wav_is_cut(file) or ogg_is_cut(file): raise AudioError(f"can't read {name}: the file is truncated, it ends before its sound does")
         file.seek(0)
         try:
-            with soundfile.SoundFile(file) as f: x, rate, promised, kind = f.read(dtype='float32', always_2d=True), f.samplerate, f.frames, f.format
+            with soundfile.SoundFile(file) as f:
+                if limits is not None: limits.check(f, name)
+                samples, rate, promised, kind = mixed(f, name, limits), f.samplerate, f.frames, f.format
+        except AudioError: raise
         except (soundfile.LibsndfileError, TypeError, ValueError):
             raise AudioError(f"can't read {name}: it isn't audio that can be understood, or is broken; use wav, flac, ogg or mp3") from None
-    if not len(x): raise AudioError(f"can't read {name}: there are no samples in it")
-    if len(x) < promised*(.95 if kind=='MP3' else 1): raise AudioError(f"can't read {name}: the file is truncated after {len(x)/rate:.2f} s of {promised/rate:.2f} s")
-    samples = torch.from_numpy(x).mean(1)
+    if not len(samples): raise AudioError(f"can't read {name}: there are no samples in it")
+    if len(samples) < promised*(.95 if kind=='MP3' else 1): raise AudioError(f"can't read {name}: the file is truncated after {len(samples)/rate:.2f} s of {promised/rate:.2f} s")
     if not (finite := samples.isfinite()).all():
         raise AudioError(f"can't use {name}: there is a NaN or infinite sample at {finite.logical_not().nonzero()[0].item()/rate:.3f} s")
     audio = Audio(samples, rate)

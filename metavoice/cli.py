@@ -4,7 +4,7 @@
 
 # %% ../nbs/19_cli.ipynb #5797c39f
 from __future__ import annotations
-import argparse, functools, json, logging, os, secrets, stat, struct, sys, tempfile, time, warnings
+import argparse, functools, json, logging, os, secrets, stat, sys, tempfile, time, warnings
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from .core import DTYPES, MetaVoiceError, OptionError, OutputError, TextError, w
 __all__ = ['EXAMPLES', 'BATCH', 'MEASURING', 'PRETRAINING', 'STAGES', 'OVERALL', 'MANY', 'Parser', 'one_line', 'number',
            'add_speaking', 'add_synthesise', 'add_batch', 'add_info', 'setting_values', 'add_evaluate', 'add_pretrain',
            'add_benchmark', 'add_random', 'make_parser', 'read_text', 'check_output', 'Progress', 'OwnWarnings',
-           'quiet_libraries', 'report', 'spoken_report', 'synthesise', 'wav_header', 'check_stream', 'sink',
-           'quiet_end', 'stream', 'batch_report', 'batch', 'sized', 'info_lines', 'info', 'benchmark', 'random',
-           'pretrain', 'evaluate', 'main']
+           'quiet_libraries', 'report', 'spoken_report', 'synthesise', 'check_stream', 'sink', 'quiet_end', 'stream',
+           'batch_report', 'batch', 'sized', 'info_lines', 'info', 'benchmark', 'random', 'pretrain', 'evaluate',
+           'main']
 
 # %% ../nbs/19_cli.ipynb #1a1dd5ec
 EXAMPLES = """examples:
@@ -358,14 +358,6 @@ def synthesise(
     if not args.quiet: report(spoken_report(done['duration'], done['sample_rate'], output, timings, voice=args.voice or next(iter(tts.bundle.voices)), model=tts.bundle.name, seed=done['seed']))
 
 # %% ../nbs/19_cli.ipynb #cbecd17e
-def wav_header(
-    sample_rate:int,     # Hz
-    samples:int|None=None # None: as many as will come
-)->bytes: # 44
-    "The beginning of a wav file of 16-bit mono samples (Microsoft's RIFF layout)."
-    size = lambda more: 2**32-1 if samples is None else min(2**32-1, 2*samples+more)
-    return struct.pack('<4sI4s4sIHHIIHH4sI', b'RIFF', size(36), b'WAVE', b'fmt ', 16, 1, 1, sample_rate, 2*sample_rate, 2, 16, b'data', size(0))
-
 def check_stream(
     output:str,        # a path, or - for standard output
     format:str|None    # wav or pcm, if it was asked for
@@ -386,6 +378,7 @@ def sink(
     sample_rate:int
 ): # a function that writes (time,) samples within −1…1, and returns False when nobody listens any more
     "Where samples go as they come; a file is valid after Ctrl-C, and gone after an error."
+    from metavoice.corpora import sixteen_bits, wav_header
     try: file = sys.stdout.buffer if path is None else open(path, 'wb', buffering=0)
     except OSError as e: raise OutputError(f"can't write {path}: {e.strerror}") from None
     regular, written = path is not None and stat.S_ISREG(os.fstat(file.fileno()).st_mode), 0
@@ -399,7 +392,6 @@ def sink(
         return True
     def write(samples):
         nonlocal written
-        from metavoice.corpora import sixteen_bits
         data = sixteen_bits(samples).numpy().astype('<i2').tobytes()
         if not written and format=='wav': data = wav_header(sample_rate) + data
         written += len(samples)

@@ -4,7 +4,7 @@
 
 # %% ../nbs/12b_corpora.ipynb #23c91f7f
 from __future__ import annotations
-import csv, io, json, os, re, shutil, time
+import csv, io, json, os, re, shutil, struct, time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,9 @@ from .denoiser import Denoiser
 from .tts import TTS, Assembly, Voice, check_seed, drawing_options, pick_vocoder, stage_seed, timed
 
 # %% auto #0
-__all__ = ['COLUMNS', 'sixteen_bits', 'sound_file', 'model_key', 'job_key', 'Journal', 'read_aloud', 'whole_in', 'put_down',
-           'Row', 'check_ids', 'read_table', 'read_manifest', 'locked', 'Record', 'speak_rows', 'import_ray', 'Speaker',
-           'speak_on_ray', 'finished_before', 'sweep', 'prepared', 'parts_of_row', 'run_batch']
+__all__ = ['COLUMNS', 'sixteen_bits', 'wav_header', 'sound_file', 'model_key', 'job_key', 'Journal', 'read_aloud', 'whole_in',
+           'put_down', 'Row', 'check_ids', 'read_table', 'read_manifest', 'locked', 'Record', 'speak_rows',
+           'import_ray', 'Speaker', 'speak_on_ray', 'finished_before', 'sweep', 'prepared', 'parts_of_row', 'run_batch']
 
 # %% ../nbs/12b_corpora.ipynb #a8c7597b
 def sixteen_bits(
@@ -30,6 +30,14 @@ def sixteen_bits(
 )->Tensor: # (time,) int16
     "Samples as they are kept on disk."
     return (samples.clamp(-1, 1)*32767).round().to(torch.int16)
+
+def wav_header(
+    sample_rate:int,     # Hz
+    samples:int|None=None # None: as many as will come
+)->bytes: # 44
+    "The beginning of a wav file of 16-bit mono samples (Microsoft's RIFF layout)."
+    size = lambda more: 2**32-1 if samples is None else min(2**32-1, 2*samples+more)
+    return struct.pack('<4sI4s4sIHHIIHH4sI', b'RIFF', size(36), b'WAVE', b'fmt ', 16, 1, 1, sample_rate, 2*sample_rate, 2, 16, b'data', size(0))
 
 @contextmanager
 def sound_file(

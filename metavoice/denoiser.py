@@ -82,11 +82,12 @@ class Denoiser:
     sample_rate = DenoiserState.sample_rate
 
     def __init__(self,
-        attenuation_limit:float=100. # how far noise may be pushed down, 1–100 dB; 100 is no limit
+        attenuation_limit:float=100., # how far noise may be pushed down, 1–100 dB; 100 is no limit
+        renew:bool=True              # begin each stream with a fresh state; False: with what the last one left
     ):
         if not 1 <= attenuation_limit <= 100:
             raise OptionError(f"attenuation limit {attenuation_limit!r} dB; use a number from 1 to 100, 100 for no limit")
-        self.attenuation_limit, self.closed, self._lock = float(attenuation_limit), False, threading.RLock()
+        self.attenuation_limit, self.renew, self.closed, self._lock = float(attenuation_limit), renew, False, threading.RLock()
         self._stream, self._spare = None, DenoiserState(self.attenuation_limit)
 
     def _fresh(self)->DenoiserState:
@@ -128,7 +129,9 @@ class Denoiser:
             if self._stream is None: return torch.empty(0)
             owed = self._taken + len(self._rest) - self._given
             end = self.process(torch.zeros(self._stream.delay + self._stream.frame))[:owed]
-            self._stream.free(); self._stream = None
+            if self.renew: self._stream.free()
+            else: self._spare = self._stream # silent again: the zeros above are longer than its delay
+            self._stream = None
             return end
 
     def close(self):

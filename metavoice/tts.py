@@ -24,11 +24,11 @@ from .sampling import Request, check_options, generate_steps, generate_stream
 from .tokeniser import Tokeniser, split_text
 
 # %% auto #0
-__all__ = ['PAUSES', 'VOCODERS', 'logger', 'ATTEMPTS', 'SECTION', 'Voice', 'save', 'load_voice', 'stage_seed', 'check_seed',
-           'Piece', 'piece_limit', 'pause_after', 'spoken_parts', 'drawing_options', 'pick_vocoder', 'room',
-           'within_room', 'prompt_of', 'ended_well', 'first_stage', 'second_stage', 'vocode', 'faded', 'loudness_gain',
-           'Assembly', 'timed', 'TTS', 'named_source', 'voice', 'one_each', 'pieces', 'speak', 'codes', 'make_ready',
-           'sounds', 'request', 'synthesise', 'codec_reach', 'first_stage_stream', 'chunks', 'stream']
+__all__ = ['PAUSES', 'VOCODERS', 'logger', 'ATTEMPTS', 'SECTION', 'EMBEDDINGS', 'Voice', 'save', 'load_voice', 'stage_seed',
+           'check_seed', 'Piece', 'piece_limit', 'pause_after', 'spoken_parts', 'drawing_options', 'pick_vocoder',
+           'room', 'within_room', 'prompt_of', 'ended_well', 'first_stage', 'second_stage', 'vocode', 'faded',
+           'loudness_gain', 'Assembly', 'timed', 'TTS', 'named_source', 'voice', 'one_each', 'pieces', 'speak', 'codes',
+           'make_ready', 'sounds', 'request', 'synthesise', 'codec_reach', 'first_stage_stream', 'chunks', 'stream']
 
 # %% ../nbs/12_tts.ipynb #9a9aa91f
 @dataclass
@@ -292,12 +292,13 @@ class Assembly:
 
     def __init__(self,
         sample_rate:int,    # Hz, of what comes in
-        denoise:bool=True   # DeepFilterNet3, and 48 kHz out
+        denoise:bool|Denoiser=True # DeepFilterNet3, and 48 kHz out; one of somebody else's, who closes it
     ):
         self.incoming, self.recent, self.gain = sample_rate, torch.zeros(0), None
         self.sample_rate = Denoiser.sample_rate if denoise else sample_rate # of what comes out
-        self._pool, self._enhance = ThreadPoolExecutor(1, 'denoiser') if denoise else None, None
-        self._denoiser = self._pool.submit(Denoiser) if denoise else None
+        self._pool, self._enhance = ThreadPoolExecutor(1, 'denoiser') if denoise is True else None, None
+        self._denoiser = self._pool.submit(Denoiser) if denoise is True else None
+        if isinstance(denoise, Denoiser): self._enhance = EnhanceStream(denoise, sample_rate)
 
     def levelled(self,
         samples:Tensor,  # (time,)
@@ -322,7 +323,7 @@ class Assembly:
         if begins and piece.number==0: self.recent, self.gain = samples[:0], None
         sound = self.levelled(faded(samples, self.incoming, begins, ends), samples[:0] if ahead is None else ahead, begins)
         if ends: sound = torch.cat([sound, torch.zeros(round(piece.pause*self.incoming))])
-        if self._denoiser is None: return sound
+        if self._denoiser is None and self._enhance is None: return sound
         if self._enhance is None: self._enhance = EnhanceStream(self._denoiser.result(), self.incoming)
         sound = self._enhance.process(sound)
         return torch.cat([sound, self._enhance.flush()]) if ends and piece.closes else sound
@@ -332,8 +333,8 @@ class Assembly:
         if self._enhance is not None: self._enhance.flush()
 
     def close(self):
-        "Free the denoiser; may be called twice."
-        if self._denoiser is None: return
+        "Free the denoiser, or leave it clean behind if it is somebody else's; may be called twice."
+        if self._pool is None: return self.forget()
         try:
             if not self._denoiser.exception(): self._denoiser.result().close()
         finally: self._pool.shutdown()
@@ -389,6 +390,8 @@ def named_source(
     return Path(source).stem, Path(source)
 
 # %% ../nbs/12_tts.ipynb #1847a81f
+EMBEDDINGS = 1000 # of references are remembered
+
 def voice(self:TTS,
     source=None # a file, the bytes of one, an `Audio`, a `Voice`, the name of a voice of the bundle, or None for its first
 )->Voice:
@@ -398,8 +401,10 @@ def voice(self:TTS,
     if isinstance(source, Path) and source.suffix=='.safetensors': return Voice.load(source)
     audio = check_reference(source if isinstance(source, Audio) else load(source), max(1., self.bundle.minimum_reference))
     key = content_key(audio.samples.numpy().tobytes(), str(audio.sample_rate))
-    if key not in self._embeddings: self._embeddings[key] = self.bundle.speaker_encoder.embed_audio(audio).cpu()
-    return Voice(self._embeddings[key], name, audio.duration)
+    found = self._embeddings.get(key)
+    if found is None: found = self._embeddings[key] = self.bundle.speaker_encoder.embed_audio(audio).cpu()
+    for old in list(self._embeddings)[:-EMBEDDINGS]: self._embeddings.pop(old, None)
+    return Voice(found, name, audio.duration)
 
 TTS.voice = voice
 
@@ -602,7 +607,8 @@ def chunks(self:TTS,
     options:dict,        # of `generate_steps`
     seconds:float,       # of sound in a chunk
     progress=None,       # called after each step with the number of tokens drawn in it
-    clock:dict|None=None # seconds by stage and 'tokens' are added
+    clock:dict|None=None, # seconds by stage and 'tokens' are added
+    drawn=None           # called with the frames before the first chunk and before each later one, it yields what `first_stage_stream` does; that itself if None
 ): # yields (samples, what is known of the samples after them, begins, ends)
     "The sound of a piece by the codec while the piece is still being drawn; chunks are cross-faded over 10 ms."
     clock, codec, layout = {} if clock is None else clock, self.bundle.codec, self.bundle.layout
@@ -612,7 +618,7 @@ def chunks(self:TTS,
     def count(n):
         clock['tokens'] = clock.get('tokens', 0) + n
         if progress is not None: progress(n)
-    with closing(first_stage_stream(self.bundle, piece, options, every+after, every, count)) as heard:
+    with closing(drawn(every+after, every) if drawn else first_stage_stream(self.bundle, piece, options, every+after, every, count)) as heard:
         ended = False
         while not ended:
             with timed(clock, 'first stage'): codes, ended = next(heard)
