@@ -12,12 +12,12 @@ from . import __version__
 from .core import DTYPES, MetaVoiceError, OptionError, OutputError, TextError, written_whole
 
 # %% auto #0
-__all__ = ['EXAMPLES', 'BATCH', 'MEASURING', 'PRETRAINING', 'STAGES', 'OVERALL', 'MANY', 'Parser', 'one_line', 'number',
-           'add_speaking', 'add_synthesise', 'add_batch', 'add_info', 'setting_values', 'add_evaluate', 'add_pretrain',
-           'add_benchmark', 'add_random', 'make_parser', 'read_text', 'check_output', 'Progress', 'OwnWarnings',
-           'quiet_libraries', 'report', 'spoken_report', 'synthesise', 'check_stream', 'sink', 'quiet_end', 'stream',
-           'batch_report', 'batch', 'sized', 'info_lines', 'info', 'benchmark', 'random', 'pretrain', 'evaluate',
-           'main']
+__all__ = ['EXAMPLES', 'BATCH', 'MEASURING', 'PRETRAINING', 'STAGES', 'OVERALL', 'MANY', 'SERVING', 'Parser', 'one_line',
+           'number', 'add_speaking', 'add_synthesise', 'add_batch', 'add_info', 'setting_values', 'add_evaluate',
+           'add_pretrain', 'add_benchmark', 'add_random', 'make_parser', 'read_text', 'check_output', 'Progress',
+           'OwnWarnings', 'quiet_libraries', 'report', 'spoken_report', 'synthesise', 'check_stream', 'sink',
+           'quiet_end', 'stream', 'batch_report', 'batch', 'sized', 'info_lines', 'info', 'benchmark', 'random',
+           'pretrain', 'add_serve', 'serve', 'evaluate', 'main']
 
 # %% ../nbs/19_cli.ipynb #1a1dd5ec
 EXAMPLES = """examples:
@@ -227,6 +227,7 @@ def make_parser()->argparse.ArgumentParser:
     add_info(commands, [model])
     add_pretrain(commands, [])
     add_evaluate(commands, [model])
+    add_serve(commands, [])
     add_benchmark(commands, [])
     add_random(commands, [])
     return parser
@@ -531,6 +532,34 @@ def pretrain(
     run = Pretraining(args.out, args.hours, args.size, args.corpus, args.steps, progress=None if args.quiet else tqdm).run(args.stage)
     if args.stage not in ('all','bundle'): report([f"{run.out}: stage {args.stage} is done"])
     else: report([f"{run.out/'bundle'} is a bundle; hear it: metavoice synthesise \"The dog slept.\" --model {run.out/'bundle'}"])
+
+# %% ../nbs/19_cli.ipynb #d9b12e5c
+SERVING = """examples:
+  metavoice serve
+  METAVOICE_API_KEYS=$(openssl rand -hex 24) metavoice serve --host 0.0.0.0 --port 8080
+  curl http://127.0.0.1:8000/v1/audio/speech -H 'Content-Type: application/json' -d '{"model": "nano", "input": "Hello.", "voice": "rms"}' -o hello.mp3
+
+Every option is a variable, too: --max-text is METAVOICE_MAX_TEXT. http://127.0.0.1:8000/docs describes what can be asked for.
+"""
+
+def add_serve(commands, parents):
+    "The options of `metavoice serve`."
+    from metavoice.configuration import add_flags
+    server = commands.add_parser('serve', help="speak over HTTP, for OpenAI's clients and others", epilog=SERVING,
+        description="Serve speech over HTTP: POST /v1/audio/speech as OpenAI has it, POST /tts as the first MetaVoice server had it, voices, health, metrics. Needs pip install \"metavoice[serve]\".")
+    server.add_argument('--model', metavar='NAME', help="nano (default), a folder, or owner/name on the Hugging Face Hub")
+    add_flags(server)
+    server.set_defaults(run=serve, interrupted='the server was stopped')
+
+def serve(
+    args # what `make_parser` made of the arguments
+):
+    "The command `serve`; raises `OptionError`, and `BundleError` where the model can't be loaded."
+    from metavoice.configuration import ServerConfig
+    config = ServerConfig.make(vars(args))
+    try: from metavoice import serve as server
+    except ImportError as e: raise OptionError(f'the server needs {e.name}: pip install "metavoice[serve]"') from None
+    server.serve(config)
 
 # %% ../nbs/19_cli.ipynb #4f28af14
 def evaluate(
