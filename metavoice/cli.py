@@ -176,6 +176,7 @@ def add_evaluate(commands, parents):
 PRETRAINING = """examples:
   metavoice pretrain --hours 3                     nano, from nothing (needs flite and wordnet-base)
   metavoice pretrain --stage first --hours 5       one stage; what it needs has to be there
+  metavoice pretrain --start nano --hours 2        let nano learn on
   metavoice pretrain --size tiny --steps 4         a dry run of everything
   metavoice synthesise "Hello." --model nano-run/bundle
 """
@@ -191,6 +192,7 @@ def add_pretrain(commands, parents):
     new.add_argument('--out', default='nano-run', metavar='DIR', help="folder of checkpoints, logs and the bundle (default: %(default)s)")
     new.add_argument('--size', default='nano', choices=('nano','tiny'), help="shapes of the parts (default: %(default)s; tiny is for dry runs)")
     new.add_argument('--corpus', metavar='DIR', help="a corpus of your own: samples.i16 and manifest.jsonl, as notebook 13 describes (default: nano's, made with flite and WordNet)")
+    new.add_argument('--start', metavar='NAME', help="a model to go on from: its codec and tokeniser stay as they are, the other parts learn on (default: all from nothing)")
     new.add_argument('-q', '--quiet', action='store_true', help="no progress bars")
     new.set_defaults(run=pretrain, interrupted="what was learnt is kept, and the same command goes on")
 
@@ -529,7 +531,7 @@ def pretrain(
     "The command `pretrain`."
     from tqdm import tqdm
     from metavoice.pretrain import Pretraining
-    run = Pretraining(args.out, args.hours, args.size, args.corpus, args.steps, progress=None if args.quiet else tqdm).run(args.stage)
+    run = Pretraining(args.out, args.hours, args.size, args.corpus, args.steps, None if args.quiet else tqdm, args.start).run(args.stage)
     if args.stage not in ('all','bundle'): report([f"{run.out}: stage {args.stage} is done"])
     else: report([f"{run.out/'bundle'} is a bundle; hear it: metavoice synthesise \"The dog slept.\" --model {run.out/'bundle'}"])
 

@@ -4,9 +4,10 @@
 
 # %% ../nbs/15_pretrain.ipynb #e711a1d3
 from __future__ import annotations
-import json
+import copy, json
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .audio import Audio, log_mel
+from .bundle import load_bundle, write_bundle
 from .codec import NanoCodec, NanoCodecConfig
 from .core import MetaVoiceError, OptionError, TokenLayout, written_whole
 from .encoder import complete_codes
@@ -25,10 +27,30 @@ from .tokeniser import Tokeniser
 from .training import ByLength, Recipe, Speakers, Spoken, Training, collate_first, collate_second, first_stage_loss, native_bf16, second_stage_loss, to_device, word_spans
 
 # %% auto #0
-__all__ = ['RESOLUTIONS', 'SIZES', 'STAGES', 'SHARES', 'NANO_DEFAULTS', 'NANO_LICENCES', 'LETTERS', 'spectral_distance',
-           'CodebookLearner', 'Crops', 'CodecLearner', 'train_codec', 'train_decoder', 'encode_corpus', 'embed_voices',
-           'begin_stage', 'train_first', 'train_second', 'guessed_codes', 'shallow_mbd', 'fit_mbd', 'train_mbd',
-           'save_spoken', 'load_spoken', 'Size', 'Pretraining', 'trained']
+__all__ = ['RESOLUTIONS', 'SIZES', 'STAGES', 'SHARES', 'NANO_DEFAULTS', 'NANO_LICENCES', 'LETTERS', 'learning_curves',
+           'spectral_distance', 'CodebookLearner', 'Crops', 'CodecLearner', 'train_codec', 'train_decoder',
+           'encode_corpus', 'embed_voices', 'begin_stage', 'train_first', 'train_second', 'guessed_codes',
+           'shallow_mbd', 'fit_mbd', 'train_mbd', 'save_spoken', 'load_spoken', 'Size', 'Pretraining', 'trained']
+
+# %% ../nbs/15_pretrain.ipynb #8a829a3d
+def learning_curves(
+    logs:list,       # log.jsonl of a run, and of those that went on from it
+    keys:tuple=(),   # what to draw; every number that isn't about the run itself if empty
+    ax=None          # of matplotlib; a figure of its own if None
+): # the axes
+    "The numbers in the logs of a run over the minutes spent."
+    from matplotlib.figure import Figure
+    ax, before = ax or Figure(figsize=(4,2.6), dpi=90, layout='constrained').subplots(), 0.
+    for path in logs:
+        log = [json.loads(line) for line in Path(path).read_text(encoding='utf-8').splitlines()]
+        shown = keys or sorted({k for line in log for k in line} - {'step','spent','rate','tokens_per_second'})
+        if before: ax.axvline(before, c='k', lw=.6, ls=':')
+        for n,k in enumerate(shown):
+            points = [(before+line['spent']/60, line[k]) for line in log if k in line]
+            ax.plot(*zip(*points), 'o-' if len(points)<2 else '-', c=f'C{n}', lw=1, label=None if before else k.replace('_',' '))
+        before += log[-1]['spent']/60 if log else 0.
+    ax.set_xlabel('minutes'); ax.legend(fontsize=6)
+    return ax
 
 # %% ../nbs/15_pretrain.ipynb #e9aae089
 RESOLUTIONS = ((2048,512,128), (1280,320,100), (1024,256,80), (512,128,40), (256,64,20)) # window, hop, bands
@@ -404,7 +426,7 @@ SIZES = dict(
               dict(n_layer=2, n_head=2, n_embd=48, block_size=512, swiglu_multiple_of=16), dict(n_layer=2, n_head=2, n_embd=48, block_size=320, swiglu_multiple_of=16),
               UNetConfig(latent_dim=16, hidden=8, depth=2, growth=2., kernel=24, stride=12), 300, 1000, 4, False, False))
 STAGES = ('corpus', 'codec', 'tokeniser', 'first', 'second', 'decoder', 'mbd', 'bundle')
-SHARES = dict(codec=.16, first=.66, second=.05, decoder=.06, mbd=.07) # of the time
+SHARES = dict(codec=.14, first=.5, second=.2, decoder=.09, mbd=.07) # of the time
 NANO_DEFAULTS = dict(guidance=1., prompt_guidance=2., temperature=.6, top_p=.9, top_k=None, constrain=True, piece_tokens=24,
                      second=dict(temperature=.7, top_k=50, padded=False), mbd=dict(steps=4, start=299), vocoder='codec')
 NANO_LICENCES = dict(tokeniser='Apache-2.0', first='Apache-2.0', second='Apache-2.0', codec='Apache-2.0', mbd='Apache-2.0',
@@ -419,38 +441,55 @@ class Pretraining:
         size:str='nano',         # one of `SIZES`
         corpus:str|Path|None=None, # a corpus of one's own; nano's is made with flite and WordNet if None
         steps:int|None=None,     # steps a stage, in place of hours
-        progress=None            # a progress bar, for instance `tqdm`
+        progress=None,           # a progress bar, for instance `tqdm`
+        start:str|Path|None=None # a model to go on from: its codec and tokeniser stay as they are, the other parts learn on
     ):
         if size not in SIZES: raise OptionError(f"unknown size {size!r}; use one of {', '.join(SIZES)}")
         if not 0 < hours: raise OptionError(f"hours is {hours}; use a number above 0")
         self.out, self.hours, self.size, self.steps, self.progress = Path(out), hours, SIZES[size], steps, progress
         self.corpus_path = Path(corpus) if corpus else self.out/'corpus'
+        self.start = load_bundle(start, 'cpu', 'float32') if start else None
         self.bar = dict(progress_bar=progress) if progress else {}
 
-    def recipe(self, stage, **options): return Recipe(minutes=60*self.hours*SHARES[stage], steps=self.steps, bf16=self.size.bf16, **options)
+    def recipe(self, stage, rate, **options):
+        "A stage's share of the time; a part that has learnt already takes smaller steps."
+        shares = {k: v for k,v in SHARES.items() if not (self.start and k=='codec')}
+        return Recipe(minutes=60*self.hours*shares[stage]/sum(shares.values()), steps=self.steps, bf16=self.size.bf16, rate=rate*(.6 if self.start else 1), **options)
 
     def run(self,
         stage:str='all' # one of `STAGES`, or all of them
     ):
         "Train a stage, or all in order; raises `OptionError` for an unknown one."
         if stage not in (*STAGES, 'all'): raise OptionError(f"unknown stage {stage!r}; use one of {', '.join(STAGES)} or all")
-        for name in STAGES if stage=='all' else [stage]: getattr(self, f'make_{name}')()
+        self.out.mkdir(parents=True, exist_ok=True)
+        for name in STAGES if stage=='all' else [stage]:
+            getattr(self, f'make_{name}')()
+            self.draw(name)
         return self
+
+    def draw(self, stage):
+        "Leave a picture of a stage's log beside it, where matplotlib is installed."
+        if not (self.out/stage/'log.jsonl').exists() or not find_spec('matplotlib'): return
+        with written_whole(self.out/stage/'curves.png') as t: learning_curves([self.out/stage/'log.jsonl']).figure.savefig(t)
+
+    def learnt_before(self, part):
+        "A part of the model to go on from, ready to learn; None where all begins anew."
+        return copy.deepcopy(getattr(self.start, part)).float().requires_grad_(True) if self.start else None
 
     @cached_property
     def corpus(self): return Corpus(self.corpus_path)
     @cached_property
-    def tokeniser(self): return Tokeniser.from_json(self.needed('tokeniser.json').read_text(encoding='utf-8'))
+    def tokeniser(self): return self.start.tokeniser if self.start else Tokeniser.from_json(self.needed('tokeniser.json').read_text(encoding='utf-8'))
+    @property
+    def codec_config(self): return self.start.codec.config if self.start else self.size.codec
     @cached_property
-    def codec(self): return trained(NanoCodec(self.size.codec), self.needed('codec/state.pt'), 'codec.')
+    def codec(self): return self.learnt_before('codec') or trained(NanoCodec(self.size.codec), self.needed('codec/state.pt'), 'codec.')
     @cached_property
-    def tuned_codec(self): return trained(NanoCodec(self.size.codec), self.needed('decoder/state.pt'))
+    def tuned_codec(self): return trained(NanoCodec(self.codec_config), self.needed('decoder/state.pt'))
     @cached_property
-    def layout(self): return TokenLayout(self.size.codec.codebook_size, self.size.text_ranks)
+    def layout(self): return self.start.layout if self.start else TokenLayout(self.size.codec.codebook_size, self.size.text_ranks)
     @cached_property
-    def speaker_encoder(self):
-        from metavoice.bundle import load_bundle
-        return load_bundle('nano', device='cpu').speaker_encoder
+    def speaker_encoder(self): return (self.start or load_bundle('nano', 'cpu')).speaker_encoder
 
     @cached_property
     def data(self):
@@ -477,11 +516,11 @@ class Pretraining:
             with written_whole(path) as t: save_file(made, t)
         return Speakers(load_file(path))
 
-    def new_first(self): return GPT(GPTConfig(**self.size.first, vocab_sizes=[self.layout.first_vocab]))
+    def new_first(self): return self.learnt_before('first') or GPT(GPTConfig(**self.size.first, vocab_sizes=[self.layout.first_vocab]))
     def new_second(self):
         codes = self.layout.codebook_size+1
-        return GPT(GPTConfig(**self.size.second, vocab_sizes=[self.layout.second_vocab, codes], target_vocab_sizes=[codes]*6, causal=False))
-    def new_mbd(self): return shallow_mbd(self.size.mbd or nano_unet())
+        return self.learnt_before('second') or GPT(GPTConfig(**self.size.second, vocab_sizes=[self.layout.second_vocab, codes], target_vocab_sizes=[codes]*6, causal=False))
+    def new_mbd(self): return self.learnt_before('mbd') or shallow_mbd(self.size.mbd or nano_unet())
 
     def needed(self, name)->Path:
         "A file that an earlier stage leaves behind; raises `OptionError` where it hasn't."
@@ -491,18 +530,20 @@ class Pretraining:
     def make_corpus(self):
         if not self.corpus_path.joinpath('manifest.jsonl').exists(): make_corpus(self.corpus_path, make_plan().train, progress=self.progress)
 
-    def make_codec(self): train_codec(NanoCodec(self.size.codec), self.corpus, self.out/'codec', self.recipe('codec', rate=1.5e-3), self.size.crops, compile=self.size.compile, **self.bar)
+    def make_codec(self):
+        if not self.start: train_codec(NanoCodec(self.size.codec), self.corpus, self.out/'codec', self.recipe('codec', 1.5e-3), self.size.crops, compile=self.size.compile, **self.bar)
 
     def make_tokeniser(self):
+        if self.start: return
         made = Tokeniser.train([u.text for u in self.corpus.utterances] + 3*[LETTERS], n_ranks=self.size.text_ranks)
         with written_whole(self.out/'tokeniser.json') as t: t.write_text(made.to_json(), encoding='utf-8')
 
     def make_first(self):
-        train_first(self.new_first(), self.seen, self.held_out, self.speakers, self.out/'first', self.recipe('first', rate=4e-3, weight_decay=.02, muon=True),
+        train_first(self.new_first(), self.seen, self.held_out, self.speakers, self.out/'first', self.recipe('first', 4e-3, weight_decay=.02, muon=True),
                     layout=self.layout, tokens=self.size.tokens, compile=self.size.compile, **self.bar)
 
     def make_second(self):
-        train_second(self.new_second(), self.seen, self.held_out, self.speakers, self.out/'second', self.recipe('second', rate=3e-3, weight_decay=.02, muon=True),
+        train_second(self.new_second(), self.seen, self.held_out, self.speakers, self.out/'second', self.recipe('second', 3e-3, weight_decay=.02, muon=True),
                      layout=self.layout, tokens=self.size.tokens, compile=self.size.compile, **self.bar)
 
     def make_decoder(self):
@@ -511,12 +552,12 @@ class Pretraining:
         half, codes = fitting[::2], [None]*len(self.corpus)
         for u in fitting: codes[u.index] = u.codes
         for u,guessed in zip(half, guessed_codes(second, half, self.speakers, self.layout, progress=self.progress, temperature=.7, top_k=50)): codes[u.index] = guessed
-        train_decoder(self.codec, self.corpus, codes, self.out/'decoder', self.recipe('decoder', rate=3e-4), self.size.crops, compile=self.size.compile, **self.bar)
+        train_decoder(self.codec, self.corpus, codes, self.out/'decoder', self.recipe('decoder', 3e-4), self.size.crops, compile=self.size.compile, **self.bar)
 
     def make_mbd(self):
         mbd = self.new_mbd()
-        fit_mbd(mbd, self.tuned_codec, torch.stack([x[:24000] for x in map(self.corpus.audio, range(min(len(self.corpus), 200))) if len(x) >= 24000]))
-        train_mbd(mbd, self.tuned_codec, self.corpus, self.out/'mbd', self.recipe('mbd', rate=2e-3), max(2, self.size.crops//2), **self.bar)
+        if not self.start: fit_mbd(mbd, self.tuned_codec, torch.stack([x[:24000] for x in map(self.corpus.audio, range(min(len(self.corpus), 200))) if len(x) >= 24000]))
+        train_mbd(mbd, self.tuned_codec, self.corpus, self.out/'mbd', self.recipe('mbd', 2e-3), max(2, self.size.crops//2), **self.bar)
 
     def parts(self)->dict:
         "The trained parts, as `write_bundle` takes them."
@@ -524,7 +565,6 @@ class Pretraining:
                     mbd=trained(self.new_mbd(), self.needed('mbd/state.pt')), speaker_encoder=self.speaker_encoder)
 
     def make_bundle(self):
-        from metavoice.bundle import write_bundle
         voices = {}
         for voice in [s.name for s in SPEAKERS[:4] if s.name in self.corpus.voices] or self.corpus.voices[:4]:
             own = [i for i,u in enumerate(self.corpus.utterances) if u.voice==voice][:14]

@@ -38,6 +38,15 @@ def test_a_dry_run_makes_a_bundle_that_speaks_its_own_shape(corpus, tmp_path, ca
     before = (tmp_path/"run"/"first"/"state.pt").read_bytes()
     assert main(["pretrain", "--stage", "first", "--size", "tiny", "--steps", "2", "--corpus", str(corpus.path), "--out", str(tmp_path/"run"), "-q"]) == 0
     assert torch.load(tmp_path/"run"/"first"/"state.pt", weights_only=True)["step"] == 2 and len(before)
+    for stage in ("codec", "first", "second", "decoder", "mbd"): assert (tmp_path/"run"/stage/"curves.png").read_bytes().startswith(b"\x89PNG")
+    # from there on: what speech is in codes stays, what speaks them learns
+    assert main(["pretrain", "--start", str(tmp_path/"run"/"bundle"), "--size", "tiny", "--steps", "2", "--corpus", str(corpus.path), "--out", str(tmp_path/"more"), "-q"]) == 0
+    further = load_bundle(tmp_path/"more"/"bundle")
+    assert not (tmp_path/"more"/"codec").exists() and further.tokeniser.to_json() == bundle.tokeniser.to_json()
+    assert torch.equal(further.codec.quantiser.codebooks, bundle.codec.quantiser.codebooks) and torch.equal(further.codec.encode(corpus.audio(0)[None]), codes)
+    for part, name in (("first", "transformer.wpe.weight"), ("second", "transformer.wpe.weight"), ("codec", "spectrum.weight")):
+        old, new = (getattr(b, part).state_dict()[name] for b in (bundle, further))
+        assert old.shape == new.shape and not torch.equal(old, new) and (old-new).abs().mean() < .1*old.abs().mean()
 
 @pytest.mark.parametrize("options, error", [(dict(stage="third"), "unknown stage 'third'"), (dict(stage="mbd"), "run the stages before this one")])
 def test_what_cant_be_run_is_told(corpus, tmp_path, options, error):
