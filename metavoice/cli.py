@@ -12,12 +12,12 @@ from . import __version__
 from .core import DTYPES, MetaVoiceError, OptionError, OutputError, TextError, written_whole
 
 # %% auto #0
-__all__ = ['EXAMPLES', 'BATCH', 'MEASURING', 'PRETRAINING', 'STAGES', 'OVERALL', 'MANY', 'SERVING', 'Parser', 'one_line',
-           'number', 'add_speaking', 'add_synthesise', 'add_batch', 'add_info', 'setting_values', 'add_evaluate',
-           'add_pretrain', 'add_benchmark', 'add_random', 'make_parser', 'read_text', 'check_output', 'Progress',
-           'OwnWarnings', 'quiet_libraries', 'report', 'spoken_report', 'synthesise', 'check_stream', 'sink',
-           'quiet_end', 'stream', 'batch_report', 'batch', 'sized', 'info_lines', 'info', 'benchmark', 'random',
-           'pretrain', 'add_serve', 'serve', 'evaluate', 'main']
+__all__ = ['EXAMPLES', 'PAGES', 'TOKEN', 'BATCH', 'MEASURING', 'PRETRAINING', 'STAGES', 'OVERALL', 'MANY', 'SERVING', 'Parser',
+           'one_line', 'number', 'add_ui', 'add_speaking', 'add_synthesise', 'add_batch', 'add_info', 'setting_values',
+           'add_evaluate', 'add_pretrain', 'add_benchmark', 'add_random', 'make_parser', 'read_text', 'check_output',
+           'Progress', 'OwnWarnings', 'quiet_libraries', 'report', 'spoken_report', 'synthesise', 'check_stream',
+           'sink', 'quiet_end', 'stream', 'batch_report', 'batch', 'sized', 'info_lines', 'info', 'benchmark', 'random',
+           'pretrain', 'add_serve', 'serve', 'evaluate', 'ui', 'main']
 
 # %% ../nbs/19_cli.ipynb #1a1dd5ec
 EXAMPLES = """examples:
@@ -52,6 +52,25 @@ def number(
             raise argparse.ArgumentTypeError(f"{text!r} isn't allowed; give a {'whole ' if kind is int else ''}number from {low} to {high}")
         return value
     return convert
+
+# %% ../nbs/19_cli.ipynb #e05c2fcf
+PAGES = """examples:
+  metavoice ui
+  metavoice ui --model metavoiceio/metavoice-1B-v0.1
+  metavoice ui --no-browser --host 0.0.0.0 --port 8866     # for others; the address that is printed holds the token they need
+"""
+TOKEN = 'METAVOICE_UI_TOKEN' # in the environment
+
+def add_ui(commands, parents):
+    "The options of `metavoice ui`."
+    page = commands.add_parser('ui', parents=parents, help="speak from a page in the browser", epilog=PAGES,
+        description="Serve a page on this computer: type a text, choose, upload or record a voice, listen. Needs pip install \"metavoice[ui]\".")
+    page.add_argument('app', nargs='?', default='clone', choices=('clone',), help="which page (default: %(default)s)")
+    page.add_argument('--host', default='127.0.0.1', metavar='NAME', help="where to listen (default: %(default)s, this computer alone)")
+    page.add_argument('--port', type=number(1, 65535, int), metavar='N', help="where to listen (default: 8866, or another one if that is taken)")
+    page.add_argument('--token', default=os.environ.get(TOKEN), metavar='TEXT', help=f"what a browser has to show; '' for none, on this computer alone (default: ${TOKEN}, or a fresh one)")
+    page.add_argument('--no-browser', dest='browser', action='store_false', help="print the address, and don't open it")
+    page.set_defaults(run=ui)
 
 # %% ../nbs/19_cli.ipynb #dbbc9f7b
 def add_speaking(
@@ -232,6 +251,7 @@ def make_parser()->argparse.ArgumentParser:
     add_serve(commands, [])
     add_benchmark(commands, [])
     add_random(commands, [])
+    add_ui(commands, [model])
     return parser
 
 # %% ../nbs/19_cli.ipynb #97e4da65
@@ -586,6 +606,20 @@ def evaluate(
     if drawn:
         with written_whole(drawn) as temporary: (measures.plot_grid(found, list(compared)) if compared else found.plot()).savefig(temporary, dpi=160)
     report([found[0].about_line(), '', *measures.grid_table(found, list(compared))] if compared else found.report())
+
+# %% ../nbs/19_cli.ipynb #429b8114
+def ui(
+    args # what `make_parser` made of the arguments
+):
+    "The command `ui`; raises what `widgets.serve_page` raises."
+    try: from metavoice.widgets import serve_page
+    except ImportError as e: raise OptionError(f"a page needs {e.name}; pip install \"metavoice[ui]\"") from None
+    def ready(url):
+        report([f"the page is at {url}", "Ctrl-C stops it"])
+        if args.browser:
+            import webbrowser
+            webbrowser.open(url)
+    serve_page(args.app, args.model, args.host, args.port, args.token, ready)
 
 # %% ../nbs/19_cli.ipynb #7f58d9a2
 def main(

@@ -438,7 +438,7 @@ class Pretraining:
     def __init__(self,
         out:str|Path,            # the folder of all runs
         hours:float=3.,          # for all stages together, shared out by `SHARES`
-        size:str='nano',         # one of `SIZES`
+        size:str='nano',         # one of `SIZES`; of a model to go on from, only how it is trained
         corpus:str|Path|None=None, # a corpus of one's own; nano's is made with flite and WordNet if None
         steps:int|None=None,     # steps a stage, in place of hours
         progress=None,           # a progress bar, for instance `tqdm`

@@ -1,0 +1,160 @@
+"The pages as people see them: `metavoice ui` in headless Chromium."
+import signal, time, urllib.error, urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import soundfile
+import torch
+
+from conftest import until
+from metavoice.audio import Audio, load
+
+NANO = Path(__file__).parents[1]/"metavoice"/"nano"
+SPOKEN = ".mv-column:nth-child(2) .mv-player" # the player of what was said
+
+
+class Page:
+    "What a person does and sees."
+    def __init__(self, driver, url): self.driver, self.url = driver, url
+
+    def open(self):
+        self.driver.get("about:blank")
+        self.driver.get(self.url)
+        until(lambda: self.find("textarea").is_displayed())
+        return self
+
+    def find(self, selector): return self.driver.find_element("css selector", f".mv {selector}")
+    def all(self, selector): return self.driver.find_elements("css selector", f".mv {selector}")
+    def js(self, code, *arguments): return self.driver.execute_script(code, *arguments)
+    def voice(self, name): next(b for b in self.all(".widget-toggle-button") if b.text.strip() == name).click()
+    def voices(self): return [b.text.strip() for b in self.all(".widget-toggle-button")]
+    def sound(self): return self.js(f"let a = document.querySelector('{SPOKEN} audio'); return a && [a.currentTime, a.duration, a.error && a.error.message]")
+
+    def write(self, text):
+        field = self.find("textarea")
+        field.clear()
+        field.send_keys(text)
+        until(lambda: f"{len(text)} characters" in self.find(".mv-stack .mv-said").text)
+
+    def speak(self):
+        "Press the button, and wait for a sound that plays."
+        self.js("window.before = document.querySelector('audio') && [...document.querySelectorAll('audio')].pop().src")
+        self.find(".mv-main").click()
+        until(lambda: self.js(f"let a = document.querySelector('{SPOKEN} audio'); return a && a.src && a.src != window.before && a.currentTime > 0"), 180)
+        until(lambda: self.find(".mv-main").is_enabled())
+        return until(lambda: self.sound()[0] > .3 and self.sound())
+
+
+@pytest.fixture(scope="module")
+def served(ui): return ui()
+
+@pytest.fixture(scope="module")
+def page(served, browser):
+    load(NANO/"voices"/"slt.ogg").resample(48000).save(browser.folder/"heard.wav")
+    return Page(browser, served[1])
+
+
+def test_a_page_wants_its_token(served):
+    _, url = served
+    port = urlsplit(url).port
+    assert urlsplit(url).hostname == "127.0.0.1" and "token=" in url
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *args): return None
+    opener = urllib.request.build_opener(Stay)
+    for path, code in {"/": 302, "/?token=wrong": 302, "/api/kernels/00000000-0000-0000-0000-000000000000": 403, "/voila/files/clone.ipynb": 403}.items():
+        with pytest.raises(urllib.error.HTTPError) as e: opener.open(f"http://127.0.0.1:{port}{path}")
+        assert e.value.code == code or (code == 403 and e.value.code in (302, 404)), (path, e.value.code)
+
+def test_a_sentence_in_an_uploaded_voice(page, tmp_path):
+    page.open()
+    assert page.voices() == ["rms", "awb", "slt", "+ your own"]
+    page.write("Where is the red book?")
+    page.voice("+ your own")
+    upload = page.find("input[type=file]")
+    (tmp_path/"odd.mp3").write_bytes(b"nothing of the kind")
+    upload.send_keys(str(tmp_path/"odd.mp3"))
+    until(lambda: "odd.mp3: the recording is in no format" in page.find(".mv-bad").text)
+    slt = load(NANO/"voices"/"slt.ogg") # as wav more than a Jupyter server takes in one message
+    Audio(slt.resample(48000).samples.repeat(4)[:110*48000], 48000).save(tmp_path/"me.wav")
+    assert (tmp_path/"me.wav").stat().st_size > 10e6
+    upload.send_keys(str(tmp_path/"me.wav"))
+    until(lambda: "me" in page.voices())
+    until(lambda: "of speech" in page.find(".mv-small .mv-player-about").text)
+
+    at, duration, error = page.speak()
+    assert .5 < duration < 8 and at > 0 and error is None
+    assert "me, seed" in page.driver.find_element("css selector", f"{SPOKEN} .mv-player-about").text
+    until(lambda: page.sound()[0] == pytest.approx(page.sound()[1], abs=.05)) # it plays to its end
+    assert page.js(f"return document.querySelector('{SPOKEN} .mv-picture').naturalWidth") > 300
+
+    page.driver.find_element("css selector", f"{SPOKEN} .mv-save button").click() # wav is the first format
+    file = until(lambda: next(iter((page.driver.folder/"downloads").glob("me-*.wav")), None))
+    until(lambda: file.stat().st_size > 1000)
+    assert soundfile.info(file).duration == pytest.approx(duration, abs=.05)
+
+    page.driver.find_element("css selector", f"{SPOKEN} .mv-again").click()
+    page.speak()
+    seeds = {b.get_attribute("title").split("seed ")[1].split(",")[0] for b in until(lambda: len(page.all(".mv-past button")) == 2 and page.all(".mv-past button"))}
+    assert len(seeds) == 1
+
+    page.find("textarea").clear()
+    page.find("textarea").send_keys("日本")
+    until(lambda: page.all(".mv-stack .mv-bad"))
+    page.find(".mv-main").click()
+    until(lambda: len(page.all("[role=alert].mv-bad")) == 2)
+
+    hosts = page.js("return performance.getEntriesByType('resource').map(e => e.name).filter(n => n.startsWith('http'))")
+    assert hosts and {urlsplit(h).hostname for h in hosts} == {"127.0.0.1"}, "the page fetches from elsewhere"
+
+def test_a_recorded_voice_and_a_stop(page):
+    page.open()
+    page.voice("+ your own")
+    record = page.find(".mv-record button")
+    until(lambda: record.is_displayed())
+    record.click()
+    until(lambda: page.find(".mv-record").get_attribute("data-on") == "true")
+    assert "North Wind" in page.find("blockquote").text
+    levels = set()
+    for _ in range(50):
+        levels.add(page.js("return document.querySelector('.mv-meter').style.getPropertyValue('--mv-level')"))
+        time.sleep(.1)
+    assert len(levels) > 10, "the meter stands still"
+    assert "of 0:30" in page.find(".mv-record .mv-clock").text
+    record.click()
+    until(lambda: "recording" in page.voices())
+    assert 3 < page.js("return document.querySelector('.mv-small audio').duration") < 30
+    page.write("The old man walked to the river. " * 30)
+    page.find(".mv-main").click()
+    until(lambda: "drawn" in page.find(".mv-doing").text)
+    next(b for b in page.all("button") if b.text == "Stop").click()
+    until(lambda: any("Stopped." in n.text for n in page.all(".mv-said")), 20)
+    assert page.find(".mv-main").is_enabled()
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_it_fits_every_width_and_both_lights(page, dark):
+    if page.driver.current_url != page.url: page.open()
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=[dict(name="prefers-color-scheme", value="dark" if dark else "light")]))
+    settings = page.find(".jupyter-widget-Collapse-header")
+    if not page.find(".widget-readout").is_displayed(): settings.click()
+    for width in (1280, 800, 390):
+        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=width, height=900, deviceScaleFactor=1, mobile=width < 500))
+        time.sleep(.5)
+        wide = page.js("let e = document.querySelector('#rendered_cells'); return [e.scrollWidth - e.clientWidth, [...document.querySelectorAll('.mv button, .mv textarea, .mv select')]"
+                       ".filter(b => b.offsetParent && b.getBoundingClientRect().right > innerWidth).map(b => b.outerHTML.slice(0, 80))]")
+        assert wide[0] <= 0 and not wide[1], (width, wide)
+    luminance = page.js("""
+        const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(v => v/255).map(v => v <= .04045 ? v/12.92 : ((v+.055)/1.055)**2.4); return .2126*r + .7152*g + .0722*b };
+        const behind = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)|transparent/.test(c)) return c } return 'rgb(255, 255, 255)' };
+        return [...document.querySelectorAll('.mv-title, .mv-said, .mv-name, small, .widget-readout, .mv-main, .widget-toggle-button, .mv-player-about, textarea, select')]
+            .filter(e => e.offsetParent && e.textContent.trim() && e.closest('.mv')).map(e => [e.className, light(getComputedStyle(e).color), light(behind(e))])""")
+    assert len(luminance) > 10
+    for name, ink, paper in luminance:
+        contrast = (max(ink, paper) + .05) / (min(ink, paper) + .05)
+        assert contrast >= 4.5, (name, contrast) # WCAG 2.2, AA
+    assert (max(paper for _, _, paper in luminance[:1]) < .1) == dark
+
+def test_ctrl_c_stops_it(served):
+    process, _ = served
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
