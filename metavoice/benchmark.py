@@ -15,14 +15,15 @@ from .bundle import load_bundle, random_bundle
 from .core import MetaVoiceError, OptionError, TokenLayout, native_bfloat16
 from .gpt import GPT, GPTConfig, take_state, without_memory
 from .mbd import UNetConfig, denoise, draw_noise, untrained_mbd
-from .quantise import quantise
-from .sampling import Request, Rows, generate_stream
-from .tts import TTS
+from .quantise import quantise, what_is_lost
+from .sampling import Request, Rows, generate, generate_stream
+from .tts import TTS, drawing_options, prompt_of
 
 # %% auto #0
-__all__ = ['LAYOUT', 'TEXT', 'LOADING', 'PARTS', 'Figure', 'number', 'one_line', 'table', 'fastest', 'in_turn', 'read_rate',
-           'matmul_rate', 'machine', 'random_gpt', 'read_bytes', 'At', 'shape', 'decoding', 'together', 'speaking',
-           'own_environment', 'loading', 'diffusion', 'benchmark', 'as_json']
+__all__ = ['LAYOUT', 'TEXT', 'LOADING', 'BOOK', 'PARTS', 'OF_NANO', 'Figure', 'number', 'one_line', 'table', 'fastest', 'in_turn',
+           'read_rate', 'matmul_rate', 'machine', 'random_gpt', 'read_bytes', 'At', 'shape', 'large_model', 'decoding',
+           'together', 'spoken_ids', 'quantised', 'speaking', 'own_environment', 'loading', 'book', 'diffusion',
+           'benchmark', 'as_json']
 
 # %% ../nbs/benchmarks/decoding.ipynb #c4bed1be
 @dataclass
@@ -114,6 +115,7 @@ def machine(
 
 # %% ../nbs/benchmarks/decoding.ipynb #21847e67
 LAYOUT = TokenLayout()
+TEXT = "The old man walked to the river. The dog slept. Where is the red book?"
 
 def random_gpt(
     config:GPTConfig,
@@ -175,13 +177,18 @@ def shape(
     if size=='1b': return GPTConfig(n_layer=2) if quick else GPTConfig()
     return load_bundle('nano', 'cpu').first.config
 
+def large_model(
+    quick:bool=False # two layers only
+)->tuple: # GPT, what to call it
+    "Random weights at the released shape, in the number format that this machine would take."
+    dtype = torch.bfloat16 if native_bfloat16() else torch.float32
+    return random_gpt(shape('1b', quick), dtype), f"1B{', 2 layers,' if quick else ''} {str(dtype).removeprefix('torch.')}"
+
 def decoding(
     quick:bool=False
 ): # yields Figure
-    "The first stage at the released shape: against reading, by position, quantised."
-    config, few = shape('1b', quick), 3 if quick else 7
-    dtype = torch.bfloat16 if native_bfloat16() else torch.float32
-    model, name = random_gpt(config, dtype), f"1B{', 2 layers,' if quick else ''} {str(dtype).removeprefix('torch.')}"
+    "A step of the first stage at the released shape: against reading, and by position."
+    (model, name), few = large_model(quick), 3 if quick else 7
     weights = torch.ones(min(read_bytes(model, 2, 0), 800_000_000)//4) # the same kind of reading, in turn with the steps
     at = {n: At(model, 1, n) for n in (100, 2000)}
     times = in_turn({**{n: o.step for n,o in at.items()}, 'read': weights.sum}, few)
@@ -193,22 +200,12 @@ def decoding(
     at = {n: At(model, 1, n, guidance=1.) for n in (100, 2000)}
     alone = in_turn({n: o.step for n,o in at.items()}, few)
     yield Figure(f'{name}: the same without guidance', alone[2000]/alone[100], '×', 1.15, most=True, note=f"by reading alone {read_bytes(model, 1, 2000)/read_bytes(model, 1, 100):.2f} ×")
-    yield from together(model, name, quick)
-    plain = At(model, 1, 100)
-    for how,target in (('int8', 1.7), ('int4', 2.5)):
-        try:
-            small = quantise(random_gpt(config, dtype), how)
-            faster = in_turn(dict(plain=plain.step, small=At(small, 1, 100).step), few)
-            yield Figure(f'{name}: {how} against it', faster['plain']/faster['small'], '×', target, note=f"{read_bytes(small, 2, 0)/1e9:.2f} GB of weights, {1e3*faster['small']:.1f} ms a step")
-            del small
-        except MetaVoiceError as e: yield Figure(f'{name}: {how} against it', None, '×', target, note=str(e))
 
 def together(
-    model:GPT,
-    name:str,
     quick:bool=False
 ): # yields Figure
     "Eight texts of different lengths at once, against one after another."
+    model, name = large_model(quick)
     most, generator = 12 if quick else 96, torch.Generator().manual_seed(0) # the release makes some ten codes for each token of text
     prompts = [torch.randint(LAYOUT.text_offset, LAYOUT.end_of_text, (n,), generator=generator) for n in (6, 12, 20, 9, 24, 16, 11, 15)]
     ends = [round(most*share) for share in (1, .7, .9, .8, .95, .6, .85, .75)]
@@ -219,9 +216,39 @@ def together(
     rates = {n: speak(n) for n in (8, 1)}
     yield Figure(f'{name}: eight texts at once against one after another', rates[8]/rates[1], '×', 5, note=f"{rates[8]:.1f} against {rates[1]:.1f} tokens/s, of lengths {min(ends)} to {most}")
 
-# %% ../nbs/benchmarks/decoding.ipynb #76135b35
-TEXT = "The old man walked to the river. The dog slept. Where is the red book?"
+# %% ../nbs/benchmarks/decoding.ipynb #b8eee1d1
+@torch.inference_mode()
+def spoken_ids(
+    tts:TTS,
+    text:str
+)->tuple: # (1, 1, time) a text's tokens and the codes that were made of it; (1, 256) the speaker
+    "What the first stage sees at the end of its work."
+    piece, = tts.pieces([text], seed=0)
+    made, = generate(tts.bundle.first, [prompt_of(tts.bundle, piece)], piece.voice.embedding[None], layout=tts.bundle.layout, seeds=[0], max_new_tokens=300, **drawing_options(tts.bundle))
+    return made.ids[None,None], piece.voice.embedding[None]
 
+def quantised(
+    quick:bool=False
+): # yields Figure
+    "The first stage with 8 and 4 bits a weight: speed at the released shape, and loss there and of nano."
+    (model, name), few = large_model(quick), 3 if quick else 7
+    nano = load_bundle('nano', 'cpu')
+    ids, speaker = spoken_ids(TTS(nano), TEXT.split('.')[0]+'.')
+    def logits(model):
+        with torch.inference_mode(): return model(ids, speaker.to(model.transformer.wpe.weight.dtype))[0]
+    plain, full = At(model, 1, 100), {'nano': logits(nano.first), name: logits(model)}
+    for how,target in (('int8', 1.7), ('int4', 2.5)):
+        try:
+            small = quantise(random_gpt(model.config, model.transformer.wpe.weight.dtype), how)
+            faster = in_turn(dict(plain=plain.step, small=At(small, 1, 100).step), few)
+            yield Figure(f'{name}: {how} against it', faster['plain']/faster['small'], '×', target, note=f"{read_bytes(small, 2, 0)/1e9:.2f} GB of weights for {read_bytes(model, 2, 0)/1e9:.2f}, {1e3*faster['small']:.1f} ms a step for {1e3*faster['plain']:.1f}")
+            for who,other in {name: small, 'nano': quantise(load_bundle('nano', 'cpu').first, how)}.items():
+                divergence, agreement = what_is_lost(full[who], logits(other))
+                yield Figure(f'{who}: {how}, divergence of the next token', divergence, 'nats', note=f"the same token is likeliest in {100*agreement:.1f} % of {ids.shape[-1]} places")
+            del small, other
+        except MetaVoiceError as e: yield Figure(f'{name}: {how} against it', None, '×', target, note=str(e))
+
+# %% ../nbs/benchmarks/decoding.ipynb #76135b35
 def speaking(
     quick:bool=False
 ): # yields Figure
@@ -241,13 +268,9 @@ def speaking(
         yield Figure(f'nano: seconds for a second of speech, {vocoder} and denoiser', best, '×', .35 if vocoder=='mbd' else None, most=True,
                      note=', '.join(f"{k} {v/audio.duration:.2f}" for k,v in clock.items() if k!='tokens'))
     if 'mbd' not in vocoders: yield Figure('nano: seconds for a second of speech, mbd and denoiser', None, '×', .35, most=True, note='this nano has no mbd')
-    if hasattr(TTS, 'stream'):
-        def first():
-            stream = tts.stream(text, seed=1)
-            next(iter(stream))
-            close = getattr(stream, 'close', None)
-            if close is not None: close()
-        yield Figure('nano: first sound of a stream', fastest(first, 1 if quick else 3), 's', .6, most=True)
+    def first():
+        with contextlib.closing(tts.stream(text, seed=1)) as stream: next(stream)
+    yield Figure('nano: first sound of a stream', fastest(first, 1 if quick else 3), 's', .6, most=True)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, '-c', 'import sys; from metavoice.cli import main; sys.exit(main())', 'synthesise', 'The dog slept.', '-o', str(Path(folder)/'dog.wav'), '--seed', '1', '-q']
         def cold(): subprocess.run(command, check=True, capture_output=True, env=own_environment())
@@ -291,6 +314,32 @@ def loading(
             yield Figure(what, took, 's', 10 if how=='none' and not quick else None, most=True, note=f"{kept*1024/1e9:.2f} GB stay")
             yield Figure(f'{what}, peak memory against the {"" if how=="none" else "unquantised "}weights', peak*1024/weights, '×', 1.2 if how=='none' and not quick else None, most=True)
 
+# %% ../nbs/benchmarks/decoding.ipynb #314dc314
+BOOK = '''
+import sys
+from metavoice.corpora import read_aloud
+from metavoice.tts import TTS
+def kilobytes(): return int([o for o in open('/proc/self/status') if o.startswith('VmRSS')][0].split()[1])
+def watch(stage, done, of):
+    if stage=='speech': print(done, kilobytes())
+print(read_aloud(TTS.from_pretrained('nano', device='cpu'), sys.stdin.read(), sys.argv[1], seed=0, resume=True, progress=watch)['duration'])
+'''
+
+def book(
+    quick:bool=False
+): # yields Figure
+    "Memory while a long text is spoken; on Linux only."
+    if not Path('/proc/self/status').exists(): yield Figure('nano: a long text', None, '×', note='needs the /proc of Linux'); return
+    words = (TEXT.split()*700)[:200 if quick else 10_000]
+    with tempfile.TemporaryDirectory() as folder:
+        run = subprocess.run([sys.executable, '-c', BOOK, str(Path(folder)/'book.flac')], input=' '.join(words), check=True, capture_output=True, text=True, env=own_environment())
+    *rows, duration = run.stdout.split('\n')[:-1]
+    held, minutes = [int(row.split()[1])/1024 for row in rows], float(duration)/60
+    then = round(len(held)*(1/6 if quick else 10/minutes))
+    drift = max(abs(m/held[then]-1) for m in held[then:])
+    yield Figure(f'nano: a text of {len(words):,} words, change of memory after minute {minutes*then/len(held):.0f}', 100*drift, '%', 10, most=True,
+                 note=f"{minutes:.0f} minutes of sound; {held[then]:.0f} MB then, {min(held[then:]):.0f} to {max(held[then:]):.0f} MB after, {held[-1]:.0f} MB at the end")
+
 # %% ../nbs/benchmarks/decoding.ipynb #fda0dc18
 def diffusion(
     quick:bool=False
@@ -320,19 +369,24 @@ def diffusion(
                          note=f"{slow/steps*80:.1f} against {fast/steps*80:.1f} s for 4 bands of 20 steps, {length/24000:g} s of speech")
 
 # %% ../nbs/benchmarks/decoding.ipynb #61d24ff6
-PARTS = dict(machine=machine, decoding=decoding, speaking=speaking, loading=loading, diffusion=diffusion)
+PARTS = dict(machine=machine, decoding=decoding, together=together, quantised=quantised, loading=loading, diffusion=diffusion, speaking=speaking, book=book)
+OF_NANO = ('speaking', 'book') # the others are at the released shapes
 
 def benchmark(
     size:str|None=None,  # 1b: the released shapes; nano: the model that speaks; both if None
+    parts:list|None=None,# some of `PARTS`; those of the size if None
     quick:bool=False,    # two layers, short texts: a look whether it runs, no figures to quote
     bundle:str|None=None,# a folder that `metavoice random --size 1b` wrote, for the loading; written anew if None
     tell=None            # called with each figure as it comes
 )->list: # of Figure
     "Measure; what can't be measured here is in the table with its reason. Raises `OptionError`."
     if size not in (None,'1b','nano'): raise OptionError(f"unknown size {size!r}; use 1b or nano, or None for both")
-    wanted = dict(machine=machine) | {k: v for k,v in PARTS.items() if size is None or (k=='speaking')==(size=='nano')}
+    for name in parts or ():
+        if name not in PARTS: raise OptionError(f"unknown part {name!r}; use {', '.join(PARTS)}")
+    def asked(name): return name in parts if parts else name=='machine' or size is None or (name in OF_NANO)==(size=='nano')
     figures = []
-    for name,part in wanted.items():
+    for name,part in PARTS.items():
+        if not asked(name): continue
         try:
             for figure in part(quick, bundle) if name=='loading' else part(quick):
                 figures.append(figure)

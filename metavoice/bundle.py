@@ -259,6 +259,8 @@ def read_speaker_encoder(path:Path, entry:dict, device:torch.device)->SpeakerEnc
     with reading(path): return SpeakerEncoder.from_state(read_weights(path, torch.float32, torch.device('cpu'), 'model_state')).to(device)
 
 # %% ../nbs/11_bundle.ipynb #a082b36e
+LARGE = 400_000_000 # bytes of a file of weights that no processor's cache holds
+
 def read_codec(path:Path, entry:dict, device:torch.device):
     "The small codec from its file, or EnCodec from its folder."
     if entry['kind']=='encodec':
@@ -273,7 +275,8 @@ def read_mbd(path:Path, entry:dict, device:torch.device)->MultiBandDiffusion:
     with reading(path):
         if entry['kind']=='released': mbd = read_released_mbd(path).to(device)
         else: mbd = MultiBandDiffusion.from_config(entry['config'], read_weights(path, torch.float32, device))
-        return (mbd.pack() if device.type=='cpu' else mbd).requires_grad_(False)
+        narrow = pick_dtype(device, large=path.stat().st_size > LARGE) # large bands are read from memory; small ones would gain nothing
+        return (mbd.pack(narrow) if device.type=='cpu' else mbd).requires_grad_(False)
 
 # %% ../nbs/11_bundle.ipynb #c75525c5
 class Bundle:
@@ -335,8 +338,6 @@ class Bundle:
     def voices(self)->dict: return {name: self.place.find(voice['file']) for name,voice in self.manifest['voices'].items()} # name → path of a reference
 
 # %% ../nbs/11_bundle.ipynb #fefc2e6a
-LARGE = 400_000_000 # bytes of a file of weights that no processor's cache holds
-
 def is_large(
     manifest:dict,
     place:Place

@@ -12,12 +12,12 @@ from . import __version__
 from .core import DTYPES, MetaVoiceError, OptionError, OutputError, TextError, written_whole
 
 # %% auto #0
-__all__ = ['EXAMPLES', 'PAGES', 'TOKEN', 'BATCH', 'MEASURING', 'PRETRAINING', 'STAGES', 'OVERALL', 'MANY', 'SERVING', 'Parser',
-           'one_line', 'number', 'add_ui', 'add_speaking', 'add_synthesise', 'add_batch', 'add_info', 'setting_values',
-           'add_evaluate', 'add_pretrain', 'add_benchmark', 'add_random', 'make_parser', 'read_text', 'check_output',
-           'Progress', 'OwnWarnings', 'quiet_libraries', 'report', 'spoken_report', 'synthesise', 'check_stream',
-           'sink', 'quiet_end', 'stream', 'batch_report', 'batch', 'sized', 'info_lines', 'info', 'benchmark', 'random',
-           'pretrain', 'add_serve', 'serve', 'evaluate', 'ui', 'main']
+__all__ = ['EXAMPLES', 'PAGES', 'TOKEN', 'BATCH', 'MEASURING', 'PRETRAINING', 'STAGES', 'BENCHMARKS', 'OVERALL', 'MANY',
+           'SERVING', 'Parser', 'one_line', 'number', 'add_ui', 'add_speaking', 'add_synthesise', 'add_batch',
+           'add_info', 'setting_values', 'add_evaluate', 'add_pretrain', 'add_benchmark', 'add_random', 'make_parser',
+           'read_text', 'check_output', 'Progress', 'OwnWarnings', 'quiet_libraries', 'report', 'spoken_report',
+           'synthesise', 'check_stream', 'sink', 'quiet_end', 'stream', 'batch_report', 'batch', 'sized', 'info_lines',
+           'info', 'benchmark', 'random', 'pretrain', 'add_serve', 'serve', 'evaluate', 'ui', 'main']
 
 # %% ../nbs/19_cli.ipynb #1a1dd5ec
 EXAMPLES = """examples:
@@ -81,6 +81,7 @@ def add_speaking(
     command.add_argument('--guidance', type=number(1, 20), metavar='G', help="how strongly to keep to the voice, 1 is not at all (default: the model's)")
     command.add_argument('--temperature', type=number(0, 10), metavar='T', help="how freely to draw, 0 takes the likeliest (default: the model's)")
     command.add_argument('--vocoder', choices=('mbd','codec'), help="multi-band diffusion, or the codec's own decoder, which is faster (default: the model's)")
+    command.add_argument('--steps', type=number(1, 999, int), metavar='N', help="of multi-band diffusion: fewer are faster and less faithful (default: the model's)")
     command.add_argument('--no-denoise', dest='denoise', action='store_false', help="leave out DeepFilterNet3, and stay at the codec's 24 kHz")
     command.add_argument('--batch-size', type=number(1, 1024, int), default=16, metavar='N', help="pieces of text to speak side by side (default: %(default)s)")
     command.add_argument('--device', metavar='NAME', help="cpu, cuda, cuda:N or mps (default: the best there is)")
@@ -215,11 +216,14 @@ def add_pretrain(commands, parents):
     new.add_argument('-q', '--quiet', action='store_true', help="no progress bars")
     new.set_defaults(run=pretrain, interrupted="what was learnt is kept, and the same command goes on")
 
+BENCHMARKS = ('machine','decoding','together','quantised','loading','diffusion','speaking','book')
+
 def add_benchmark(commands, parents):
     "The options of `metavoice benchmark`."
     bench = commands.add_parser('benchmark', parents=parents, help="measure speed and memory on this machine",
-        description="Measure speed and memory, as ratios to what this machine can do; a table with targets at the end. A full run takes a quarter of an hour, 6 GB of memory and 4 GB of disk. Leave the machine alone meanwhile.")
+        description="Measure speed and memory, as ratios to what this machine can do; a table with targets at the end. A full run takes half an hour, 6 GB of memory and 4 GB of disk. Leave the machine alone meanwhile.")
     bench.add_argument('--size', choices=('1b','nano'), help="1b: the released shapes, with random weights; nano: from text to sound (default: both)")
+    bench.add_argument('--part', choices=BENCHMARKS, action='append', help="only this part; may be given again (default: all of the size)")
     bench.add_argument('--quick', action='store_true', help="small sizes, two minutes: shows that all of it runs, gives no figures to quote")
     bench.add_argument('--bundle', metavar='DIR', help="what `metavoice random --size 1b` wrote, to measure loading with (default: written anew, and removed)")
     bench.add_argument('--json', metavar='FILE', help="keep the figures in this file")
@@ -373,7 +377,7 @@ def synthesise(
     from metavoice.corpora import read_aloud
     from metavoice.tts import TTS
     tts, timings = TTS.from_pretrained(args.model, device=args.device, dtype=args.dtype, quantise=args.quantise, compile=args.compile), {}
-    options = dict(guidance=args.guidance, top_p=args.top_p, temperature=args.temperature, seed=args.seed, vocoder=args.vocoder, denoise=args.denoise, timings=timings)
+    options = dict(guidance=args.guidance, top_p=args.top_p, temperature=args.temperature, seed=args.seed, vocoder=args.vocoder, steps=args.steps, denoise=args.denoise, timings=timings)
     if args.stream: return stream(args, tts, text, output, options)
     if args.resume: args.interrupted = "what is finished is kept; ask for the same again to go on"
     with Progress(args.quiet) as progress:
@@ -486,7 +490,7 @@ def batch(
     tts = TTS.from_pretrained(args.model, **how)
     with Progress(args.quiet) as progress:
         done = run_batch(tts, args.manifest, args.out, format=args.format, voice=args.voice, seed=args.seed, guidance=args.guidance, top_p=args.top_p,
-                         temperature=args.temperature, vocoder=args.vocoder, denoise=args.denoise, batch_size=args.batch_size, speak=speak, progress=progress)
+                         temperature=args.temperature, vocoder=args.vocoder, steps=args.steps, denoise=args.denoise, batch_size=args.batch_size, speak=speak, progress=progress)
     if not args.quiet: report(batch_report(done, args.out))
     failed = done['failed']
     for row in failed[:20]: print(f"metavoice: {row['id']}: {one_line(row['error'])}", file=sys.stderr)
@@ -532,7 +536,7 @@ def benchmark(
     "The command `benchmark`; raises `OutputError`."
     kept = check_output(args.json, ('json',)) if args.json else None
     from metavoice import benchmark as measures
-    figures = measures.benchmark(args.size, args.quick, args.bundle, lambda figure: print(measures.one_line(figure), file=sys.stderr))
+    figures = measures.benchmark(args.size, args.part, args.quick, args.bundle, lambda figure: print(measures.one_line(figure), file=sys.stderr))
     if kept:
         with written_whole(kept) as t: t.write_text(measures.as_json(figures), encoding='utf-8')
     report(measures.table(figures))

@@ -144,7 +144,7 @@ def read_aloud(
     path:str|Path,         # ends in .wav, .flac, .ogg or .mp3
     voice=None, *,         # what `TTS.voice` takes
     resume:bool=False,     # keep a journal beside the file, and go on from one that is there
-    guidance:float|None=None, top_p:float|None=None, temperature:float|None=None, seed:int|None=None, vocoder:str|None=None, denoise:bool=True, # as in `TTS.synthesise`
+    guidance:float|None=None, top_p:float|None=None, temperature:float|None=None, seed:int|None=None, vocoder:str|None=None, steps:int|None=None, denoise:bool=True, # as in `TTS.synthesise`
     batch_size:int=16,     # pieces side by side
     progress=None,         # called with (stage, done, of)
     timings:dict|None=None # seconds by stage are added, and the number of 'tokens'
@@ -155,11 +155,11 @@ def read_aloud(
     journal = Journal(path) if resume else None
     if seed is None and journal and journal.job: seed = journal.job['seed']
     seed = check_seed(seed)
-    pieces, options, vocoder = tts.request([text], voice, seed, guidance, top_p, temperature, vocoder, denoise, clock)
-    if journal: journal.begin(job_key(tts.bundle, pieces, options, vocoder, denoise), seed)
+    pieces, options, vocoder = tts.request([text], voice, seed, guidance, top_p, temperature, vocoder, steps, denoise, clock)
+    if journal: journal.begin(job_key(tts.bundle, pieces, options, vocoder, steps, denoise), seed)
     with (whole_in(journal) if journal else written_whole(path)) as temporary, Assembly(tts.bundle.codec.sample_rate, denoise) as assembly, \
          sound_file(temporary, assembly.sample_rate, path) as write:
-        resumed, length = put_down(tts, pieces, options, vocoder, batch_size, tell, clock, assembly, write, journal)
+        resumed, length = put_down(tts, pieces, options, vocoder, steps, batch_size, tell, clock, assembly, write, journal)
     if journal: journal.close()
     return dict(duration=length/assembly.sample_rate, sample_rate=assembly.sample_rate, seed=seed, pieces=len(pieces), resumed=resumed)
 
@@ -174,7 +174,7 @@ def whole_in(
     except OSError as e: raise OutputError(f"can't write {journal.output}: {e.strerror}") from None
 
 def put_down(
-    tts:TTS, pieces:list, options:dict, vocoder:str, batch_size:int, tell, clock:dict, # as `TTS.sounds` takes them
+    tts:TTS, pieces:list, options:dict, vocoder:str, steps:int|None, batch_size:int, tell, clock:dict, # as `TTS.sounds` takes them
     assembly:Assembly,
     write,                # a function that appends (time,) int16
     journal:Journal|None
@@ -203,7 +203,7 @@ def put_down(
         tell('speech', at, len(pieces))
     while journal and at < len(pieces) and (known := journal.kept('piece', at)) is not None:
         add(pieces[at], known['samples']); at += 1
-    with closing(tts.sounds(pieces[at:], options, vocoder, batch_size, tell, clock)) as sounds:
+    with closing(tts.sounds(pieces[at:], options, vocoder, batch_size, tell, clock, steps=steps)) as sounds:
         for piece,samples in sounds:
             if journal and not piece.closes: journal.keep('piece', piece.number, samples=samples)
             add(piece, samples)
@@ -318,7 +318,8 @@ def speak_rows(
     options:dict,        # of `drawing_options`
     vocoder:str,         # mbd or codec
     denoise:bool,
-    batch_size:int=16    # pieces side by side
+    batch_size:int=16,   # pieces side by side
+    steps:int|None=None  # of diffusion; the bundle's own if None
 ): # yields (row, (time,) int16 or a `MetaVoiceError`, whether that is all of it)
     "The sound of rows, part by part."
     good, pieces = [], []
@@ -327,7 +328,7 @@ def speak_rows(
         except MetaVoiceError as e: yield row, e, True; continue
         for part in parts: part.owner = len(good)
         good.append((row, len(parts))); pieces += parts
-    with Assembly(tts.bundle.codec.sample_rate, denoise) as assembly, closing(tts.sounds(pieces, options, vocoder, batch_size, refuse=False)) as sounds:
+    with Assembly(tts.bundle.codec.sample_rate, denoise) as assembly, closing(tts.sounds(pieces, options, vocoder, batch_size, refuse=False, steps=steps)) as sounds:
         failed = set()
         for piece,samples in sounds:
             row, count = good[piece.owner]
@@ -346,10 +347,10 @@ class Speaker:
     "What an actor of Ray is: a model that speaks rows."
     def __init__(self, model:str, **how): self.tts = TTS.from_pretrained(model, **how)
 
-    def speak(self, rows:list, options:dict, vocoder:str, denoise:bool, batch_size:int)->list: # of (number of the row, samples as numpy's int16 or the words of an error)
+    def speak(self, rows:list, options:dict, vocoder:str, denoise:bool, batch_size:int, steps:int|None=None)->list: # of (number of the row, samples as numpy's int16 or the words of an error)
         "The sound of rows, each in one part."
         parts, out = {row.id: [] for row in rows}, []
-        for row,samples,ends in speak_rows(self.tts, rows, options, vocoder, denoise, batch_size):
+        for row,samples,ends in speak_rows(self.tts, rows, options, vocoder, denoise, batch_size, steps):
             if isinstance(samples, MetaVoiceError): out.append((row.id, str(samples)))
             else:
                 parts[row.id].append(samples)
@@ -358,7 +359,7 @@ class Speaker:
 
 def speak_on_ray(
     model:str, how:dict,    # what `TTS.from_pretrained` takes: a name that means the same on all machines; device, dtype and so on
-    rows:list, options:dict, vocoder:str, denoise:bool, batch_size:int, # as `speak_rows` takes them
+    rows:list, options:dict, vocoder:str, denoise:bool, batch_size:int, steps:int|None=None, # as `speak_rows` takes them
     address:str|None=None,  # of a cluster: auto, ray://host:port, host:port; one of its own on this machine if None
     workers:int|None=None,  # actors; one for each GPU, or for each two CPUs, if None
     group:int=32            # rows that an actor is given at a time
@@ -379,7 +380,7 @@ def speak_on_ray(
         actors = [Actor.remote(model, **how) for _ in range(min(workers, len(groups)))]
         waiting, working = list(reversed(groups)), {}
         def give(actor):
-            if waiting: some = waiting.pop(); working[actor.speak.remote(some, options, vocoder, denoise, batch_size)] = actor, some
+            if waiting: some = waiting.pop(); working[actor.speak.remote(some, options, vocoder, denoise, batch_size, steps)] = actor, some
         for actor in actors*2: give(actor) # one at work, one in hand
         while working:
             (ready,), _ = ray.wait(list(working), num_returns=1)
@@ -448,23 +449,23 @@ def run_batch(
     format:str='wav',     # wav, flac, ogg or mp3
     voice=None,           # for rows that name none; what `TTS.voice` takes
     seed:int=0,           # rows without a seed get theirs from it and their id
-    guidance:float|None=None, top_p:float|None=None, temperature:float|None=None, vocoder:str|None=None, denoise:bool=True, # as in `TTS.synthesise`
+    guidance:float|None=None, top_p:float|None=None, temperature:float|None=None, vocoder:str|None=None, steps:int|None=None, denoise:bool=True, # as in `TTS.synthesise`
     batch_size:int=16,    # pieces side by side
     speak=None,           # what is called as `speak_rows`, but for its first argument, and yields what it does; `speak_rows` if None
     progress=None         # called with ('rows', done, of)
 )->dict: # 'rows', 'spoken' now, 'skipped' for they were done, 'failed' (their results), 'duration' of sound, 'seconds' it took, 'rtf'
     "Speak a manifest into a folder, or the rest of it; raises `OptionError` and `OutputError`, but not for what is wrong with a row."
     out, tell = Path(out), progress or (lambda *progress: None)
-    options, vocoder, rows = drawing_options(tts.bundle, guidance, top_p, temperature), pick_vocoder(tts.bundle, vocoder), read_manifest(manifest)
+    options, vocoder, rows = drawing_options(tts.bundle, guidance, top_p, temperature), pick_vocoder(tts.bundle, vocoder, steps), read_manifest(manifest)
     if format not in FORMATS: raise OptionError(f"unknown format {format!r}; use {', '.join(FORMATS)}")
     if voice is not None: voice = tts.voice(voice)
     for row in rows: row.voice = voice if row.voice is None else row.voice
     if speak is None:
         def speak(rows, *how):
             for i in range(0, len(rows), 256): yield from speak_rows(tts, rows[i:i+256], *how)
-    tts.make_ready(vocoder, denoise)
+    tts.make_ready(vocoder, denoise, steps)
     sample_rate = Denoiser.sample_rate if denoise else tts.bundle.codec.sample_rate
-    good, keys, bad = prepared(tts, rows, check_seed(seed), options, vocoder, denoise, format)
+    good, keys, bad = prepared(tts, rows, check_seed(seed), options, vocoder, steps, denoise, format)
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OutputError(f"can't write to {out}: {e.strerror}") from None
     with locked(out):
@@ -479,7 +480,7 @@ def run_batch(
             done += 1
             tell('rows', done, len(rows))
         for one,error in bad.items(): note(one, status='failed', error=str(error))
-        with closing(speak([row for row in good if row.id not in before], options, vocoder, denoise, batch_size)) as events:
+        with closing(speak([row for row in good if row.id not in before], options, vocoder, denoise, batch_size, steps)) as events:
             for row,samples,ends in events:
                 path, length = out/f'{row.id}.{format}', 0
                 try:

@@ -265,6 +265,7 @@ def compiled_step(
 ): # a function of ids, what the speaker adds, positions, keys and values
     "`one_token` compiled, once for each model; raises `OptionError` at its first call where that can't be done."
     if model.compiled is not None: return model.compiled
+    logging.getLogger(__name__).info("compiling the steps of generation%s", '' if model.compiling else f"; {model.steps_taken} were taken without")
     os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(cache_dir()/'compiled')) # read by torch when it compiles
     import torch._dynamo
     tables, cuda = model.transformer, model.transformer.wpe.weight.device.type=='cuda'

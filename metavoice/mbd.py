@@ -20,10 +20,10 @@ from .gpt import without_memory
 # %% auto #0
 __all__ = ['SOLVERS', 'NoiseSchedule', 'add_noise', 'UNetConfig', 'tap_products', 'Packable', 'PackedConv1d',
            'PackedConvTranspose1d', 'ResidualBlock', 'residual_blocks', 'EncoderLevel', 'DecoderLevel', 'BiLSTM',
-           'UNet', 'split_bands', 'BandProcessor', 'draw_noise', 'denoise', 'equalise', 'Band', 'adopt_weights',
-           'envelope', 'projected_bands', 'MultiBandDiffusion', 'released_mbd', 'mel_decibels', 'compare_steps',
-           'is_inert', 'read_inertly', 'plain_config', 'band_config', 'read_released_mbd', 'training_loss',
-           'untrained_mbd', 'fit_latent', 'fit_processors', 'nano_unet']
+           'UNet', 'split_bands', 'BandProcessor', 'draw_noise', 'check_solver', 'denoise', 'equalise', 'Band',
+           'adopt_weights', 'envelope', 'projected_bands', 'MultiBandDiffusion', 'released_mbd', 'mel_decibels',
+           'compare_steps', 'is_inert', 'read_inertly', 'plain_config', 'band_config', 'read_released_mbd',
+           'training_loss', 'untrained_mbd', 'fit_latent', 'fit_processors', 'nano_unet']
 
 # %% ../nbs/09_mbd.ipynb #84570e7c
 @dataclass(frozen=True)
@@ -356,6 +356,10 @@ def draw_noise(
 # %% ../nbs/09_mbd.ipynb #a4586f3f
 SOLVERS = ('ancestral', 'multistep')
 
+def check_solver(solver:str):
+    "Raise `OptionError` for an unknown one."
+    if solver not in SOLVERS: raise OptionError(f"unknown solver {solver!r}; use one of {', '.join(SOLVERS)}")
+
 @torch.no_grad()
 def denoise(
     unet,                    # callable: (noisy, step, latent) -> the noise in it
@@ -368,7 +372,7 @@ def denoise(
     solver:str='ancestral'   # or multistep: no fresh noise, for few steps
 )->Tensor: # (batch, channels, time)
     "From noise to a signal, step by step (Ho et al. 2020; velocity: Salimans and Ho 2022; multistep: DPM-Solver++(2M), Lu et al. 2022)."
-    if solver not in SOLVERS: raise OptionError(f"unknown solver {solver!r}; use one of {', '.join(SOLVERS)}")
+    check_solver(solver)
     visited, bars = schedule.steps(steps), schedule.alpha_bars.tolist()
     pairs, before = list(zip(visited, visited[1:])), None
     x = start.float()*schedule.noise_scale
@@ -551,6 +555,15 @@ class MultiBandDiffusion(nn.Module):
         "`generate`, equalised to the codec's own decoding."
         made = self.generate(latent, decoded.shape[-1], generators, steps, progress, decoded.float(), start, solver)
         return equalise(made, decoded.to(made), self.sample_rate, n_bands)
+
+    def check_steps(self,
+        steps:int|list[int]|None=None, # 20 if None
+        start:int|None=None,
+        solver:str='ancestral'
+    ):
+        "Raise `OptionError` for steps that a band can't take, before any work is done."
+        check_solver(solver)
+        for band in self.bands: band.schedule.steps(20 if steps is None else steps, start)
 
     def split(self, samples:Tensor)->Tensor: # (batch, time) -> (bands, batch, 1, time)
         "The signal of each band, as its diffusion model is trained on before projection."

@@ -14,7 +14,8 @@ from .core import OptionError
 
 # %% auto #0
 __all__ = ['METHODS', 'GROUP', 'INSIDE', 'check_method', 'split_activations', 'integer_units', 'Int8Linear', 'Int4Linear',
-           'unit_of', 'QuantisedSwiGLU', 'quantised', 'quantised_unit', 'is_whole', 'give_back', 'quantise']
+           'unit_of', 'QuantisedSwiGLU', 'quantised', 'quantised_unit', 'is_whole', 'give_back', 'quantise',
+           'what_is_lost']
 
 # %% ../nbs/06b_quantise.ipynb #b57e3455
 METHODS = ('int8', 'int4')
@@ -177,3 +178,12 @@ def quantise(
     for unit,parts in units.items(): model.set_submodule(unit, quantised_unit(parts, how))
     give_back()
     return model
+
+# %% ../nbs/06b_quantise.ipynb #1e8e6c85
+def what_is_lost(
+    plain:Tensor, # (…, vocabulary) logits of the model as it is
+    other:Tensor  # the same of the quantised one
+)->tuple: # mean Kullback–Leibler divergence in nats; share of positions where both find the same token likeliest
+    "How far a quantised model is from what it was."
+    a, b = (o.float().log_softmax(-1) for o in (plain, other))
+    return (a.exp()*(a-b)).sum(-1).mean().item(), (a.argmax(-1)==b.argmax(-1)).float().mean().item()

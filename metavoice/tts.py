@@ -26,9 +26,10 @@ from .tokeniser import Tokeniser, split_text
 # %% auto #0
 __all__ = ['PAUSES', 'VOCODERS', 'logger', 'ATTEMPTS', 'SECTION', 'EMBEDDINGS', 'Voice', 'save', 'load_voice', 'stage_seed',
            'check_seed', 'Piece', 'piece_limit', 'pause_after', 'spoken_parts', 'drawing_options', 'pick_vocoder',
-           'room', 'within_room', 'prompt_of', 'ended_well', 'first_stage', 'second_stage', 'vocode', 'faded',
-           'loudness_gain', 'Assembly', 'timed', 'TTS', 'named_source', 'voice', 'one_each', 'pieces', 'speak', 'codes',
-           'make_ready', 'sounds', 'request', 'synthesise', 'codec_reach', 'first_stage_stream', 'chunks', 'stream']
+           'diffusion_options', 'room', 'within_room', 'prompt_of', 'ended_well', 'first_stage', 'second_stage',
+           'vocode', 'faded', 'loudness_gain', 'Assembly', 'timed', 'TTS', 'named_source', 'voice', 'one_each',
+           'pieces', 'speak', 'codes', 'make_ready', 'sounds', 'request', 'synthesise', 'codec_reach',
+           'first_stage_stream', 'chunks', 'stream']
 
 # %% ../nbs/12_tts.ipynb #9a9aa91f
 @dataclass
@@ -146,12 +147,22 @@ def drawing_options(
 
 def pick_vocoder(
     bundle:Bundle,
-    vocoder:str|None=None # mbd or codec; the bundle's own if None
+    vocoder:str|None=None, # mbd or codec; the bundle's own if None
+    steps:int|None=None    # of diffusion, if they are asked for
 )->str:
-    "The vocoder to use; raises `OptionError` for an unknown one."
+    "The vocoder to use; raises `OptionError` for an unknown one, and for steps that it can't take."
     vocoder = vocoder or bundle.defaults.get('vocoder','mbd')
     if vocoder not in VOCODERS: raise OptionError(f"unknown vocoder {vocoder!r}; use {' or '.join(VOCODERS)}")
+    if steps is not None and vocoder!='mbd': raise OptionError(f"steps are for the vocoder mbd, not for {vocoder}; leave them out, or use vocoder='mbd'")
+    if steps is not None and (type(steps) is not int or steps<1): raise OptionError(f"steps is {steps!r}; use a whole number from 1 up, or None for the model's own")
     return vocoder
+
+def diffusion_options(
+    bundle:Bundle,
+    steps:int|None=None # the bundle's own if None
+)->dict: # of `MultiBandDiffusion`
+    "How multi-band diffusion is done."
+    return bundle.defaults.get('mbd', {}) | (dict(steps=steps) if steps else {})
 
 # %% ../nbs/12_tts.ipynb #627e6421
 logger = logging.getLogger(__name__)
@@ -242,12 +253,13 @@ def vocode(
     bundle:Bundle,
     piece:Piece,   # with its eight codebooks
     vocoder:str,   # mbd or codec
-    progress=None  # called with (done, of)
+    progress=None, # called with (done, of)
+    steps:int|None=None # of diffusion; the bundle's own if None
 )->Tensor: # (time,), on the CPU, at the codec's rate
     "The samples of a piece."
     codes = piece.codes[None].to(bundle.device)
     samples = bundle.codec.decode(codes)
-    if vocoder=='mbd': samples = bundle.mbd(bundle.codec.latent(codes), samples, [piece.generator('mbd')], progress=progress, **bundle.defaults.get('mbd', {}))
+    if vocoder=='mbd': samples = bundle.mbd(bundle.codec.latent(codes), samples, [piece.generator('mbd')], progress=progress, **diffusion_options(bundle, steps))
     elif progress is not None: progress(1, 1)
     return samples[0].float().cpu()
 
@@ -487,10 +499,12 @@ TTS.codes = codes
 # %% ../nbs/12_tts.ipynb #b1a1125c
 def make_ready(self:TTS,
     vocoder:str,       # mbd or codec
-    denoise:bool=False
+    denoise:bool=False,
+    steps:int|None=None # of diffusion; the bundle's own if None
 ):
-    "Load all that speaking needs; raises `BundleError` for a part that is missing or broken."
+    "Load all that speaking needs; raises `BundleError` for a part that is missing or broken, `OptionError` for more steps than there are."
     for part in ('first', 'second', 'codec', *['mbd']*(vocoder=='mbd')): getattr(self.bundle, part)
+    if steps is not None: self.bundle.mbd.check_steps(**diffusion_options(self.bundle, steps))
     if denoise: load_runtime()
 
 TTS.make_ready = make_ready
@@ -503,7 +517,8 @@ def sounds(self:TTS,
     batch_size:int=16,  # pieces side by side
     tell=None,          # called with (stage, done, of)
     clock:dict|None=None, # seconds by stage and 'tokens' are added
-    refuse:bool=True    # raise where a piece stays without sound; if False, its samples are None
+    refuse:bool=True,   # raise where a piece stays without sound; if False, its samples are None
+    steps:int|None=None # of diffusion; the bundle's own if None
 ): # yields (piece, samples) in order; of the pieces already heard none holds codes
     "Pieces as sound, each as soon as it has codes."
     clock, tell = {} if clock is None else clock, tell or (lambda *progress: None)
@@ -512,7 +527,7 @@ def sounds(self:TTS,
             def told(done, of): tell('vocoder', n*of+done, len(pieces)*of)
             samples = None
             if piece.error is None:
-                with timed(clock, 'vocoder'): samples = vocode(self.bundle, piece, vocoder, told)
+                with timed(clock, 'vocoder'): samples = vocode(self.bundle, piece, vocoder, told, steps)
             piece.codes = None
             yield piece, samples
 
@@ -521,14 +536,14 @@ TTS.sounds = sounds
 # %% ../nbs/12_tts.ipynb #94407577
 def request(self:TTS,
     texts:list,        # of strings
-    voice, seed, guidance, top_p, temperature, vocoder, denoise, # as in `synthesise`
+    voice, seed, guidance, top_p, temperature, vocoder, steps, denoise, # as in `synthesise`
     clock:dict         # seconds of 'loading' are added
 )->tuple: # pieces, options of `generate`, vocoder
     "All that is asked for, checked and made ready; raises what `synthesise` raises."
-    options, vocoder = drawing_options(self.bundle, guidance, top_p, temperature), pick_vocoder(self.bundle, vocoder)
+    options, vocoder = drawing_options(self.bundle, guidance, top_p, temperature), pick_vocoder(self.bundle, vocoder, steps)
     with timed(clock, 'loading'):
         pieces = self.pieces(texts, voice, seed)
-        self.make_ready(vocoder, denoise)
+        self.make_ready(vocoder, denoise, steps)
     return pieces, options, vocoder
 
 def synthesise(self:TTS,
@@ -539,6 +554,7 @@ def synthesise(self:TTS,
     temperature:float|None=None, # 0 takes the likeliest; the bundle's own if None
     seed:int|list|None=None,   # the same seed, the same audio, whatever else is asked for in the call
     vocoder:str|None=None,     # mbd or codec; the bundle's own if None
+    steps:int|None=None,       # of mbd: fewer are faster and less faithful, 09_mbd has the table; the bundle's own if None
     denoise:bool=True,         # DeepFilterNet3, and 48 kHz instead of the codec's rate
     batch_size:int=16,         # pieces side by side
     progress=None,             # called with (stage, done, of); `of` is None for the tokens of the first stage
@@ -547,10 +563,10 @@ def synthesise(self:TTS,
     "Speak; raises `TextError`, `AudioError`, `OptionError` and `BundleError` before any work is done."
     if not isinstance(text, (str,list,tuple)): raise TextError(f"the text has to be a string or a list of them, not {type(text).__name__}")
     texts, clock, tell = [text] if isinstance(text, str) else list(text), {} if timings is None else timings, progress or (lambda *progress: None)
-    pieces, options, vocoder = self.request(texts, voice, seed, guidance, top_p, temperature, vocoder, denoise, clock)
+    pieces, options, vocoder = self.request(texts, voice, seed, guidance, top_p, temperature, vocoder, steps, denoise, clock)
     parts, last = [[] for _ in texts], 'denoiser' if denoise else 'loudness'
     with Assembly(self.bundle.codec.sample_rate, denoise) as assembly:
-        for n,(piece,samples) in enumerate(self.sounds(pieces, options, vocoder, batch_size, tell, clock), 1):
+        for n,(piece,samples) in enumerate(self.sounds(pieces, options, vocoder, batch_size, tell, clock, steps=steps), 1):
             with timed(clock, last): parts[piece.owner].append(assembly.add(piece, samples))
             tell(last, n, len(pieces))
     audios = [Audio(torch.cat(part), assembly.sample_rate) for part in parts]
@@ -645,6 +661,7 @@ def stream(self:TTS,
     temperature:float|None=None, # 0 takes the likeliest; the bundle's own if None
     seed:int|None=None,        # the same seed, the same audio
     vocoder:str|None=None,     # mbd or codec; the bundle's own if None. With mbd the chunks are whole pieces
+    steps:int|None=None,       # of mbd; the bundle's own if None
     denoise:bool=True,         # DeepFilterNet3, and 48 kHz instead of the codec's rate
     chunk:float|None=.5,       # seconds of sound in a chunk, its samples close to those of `synthesise` (correlation over 0.95); None for whole pieces, equal in every sample
     progress=None,             # called with (stage, done, of)
@@ -654,10 +671,10 @@ def stream(self:TTS,
     if not isinstance(text, str): raise TextError(f"the text has to be a string, not {type(text).__name__}")
     if chunk is not None and not (isinstance(chunk, (int,float)) and .05 <= chunk <= 60): raise OptionError(f"chunk is {chunk!r}; use .05 to 60 seconds, or None for whole pieces")
     clock, tell = {} if timings is None else timings, progress or (lambda *progress: None)
-    pieces, options, vocoder = self.request([text], voice, seed, guidance, top_p, temperature, vocoder, denoise, clock)
-    return self._streamed(pieces, options, vocoder, denoise, None if vocoder=='mbd' else chunk, tell, clock)
+    pieces, options, vocoder = self.request([text], voice, seed, guidance, top_p, temperature, vocoder, steps, denoise, clock)
+    return self._streamed(pieces, options, vocoder, steps, denoise, None if vocoder=='mbd' else chunk, tell, clock)
 
-def _streamed(self, pieces, options, vocoder, denoise, chunk, tell, clock):
+def _streamed(self, pieces, options, vocoder, steps, denoise, chunk, tell, clock):
     "The work of `stream`, whose arguments have been checked."
     last = 'denoiser' if denoise else 'loudness'
     def parts():
@@ -667,7 +684,7 @@ def _streamed(self, pieces, options, vocoder, denoise, chunk, tell, clock):
             drawn += n
             tell('first stage', drawn, None)
         if chunk is None:
-            for piece,samples in self.sounds(pieces, options, vocoder, 1, tell, clock): yield piece, samples, None, True, True
+            for piece,samples in self.sounds(pieces, options, vocoder, 1, tell, clock, steps=steps): yield piece, samples, None, True, True
         else:
             for piece in pieces:
                 with closing(self.chunks(piece, options, chunk, count, clock)) as made:

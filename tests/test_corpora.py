@@ -24,7 +24,7 @@ def tts(): return TTS.from_pretrained(device="cpu")
 def quick(monkeypatch):
     "Pieces sound like noise of their own seed, at once; what was asked for is noted, and texts with the word silence stay silent."
     asked = []
-    def sounds(self, pieces, options, vocoder, batch_size=16, tell=None, clock=None, refuse=True):
+    def sounds(self, pieces, options, vocoder, batch_size=16, tell=None, clock=None, refuse=True, steps=None):
         for piece in pieces:
             asked.append(piece)
             if "silence" in piece.text:
@@ -139,11 +139,13 @@ def test_memory_stays_flat(tts, quick, tmp_path):
     assert len(held) == 100 and max(held) < 1400 + round(.6*24000)+1
 
 def test_strange_texts(tts, quick, tmp_path):
-    for text, most in (("Hello", 1), ("word "*2000, 2000), ("."*300 + "a" + "?!"*300, 99), ("a "*100, 100)):
+    for text, most in (("Hello", 1), ("word "*5000, 5000), ("."*300 + "a" + "?!"*300, 99), ("a "*100, 100)):
         done = read_aloud(tts, text, tmp_path / "a.wav", seed=1, denoise=False)
         assert 1 <= done["pieces"] <= most and done["duration"] > 0
     assert all(any(c.isalnum() for c in p.text) for p in quick)
     with pytest.raises(TextError, match="nothing to say"): read_aloud(tts, "?! ..."*100, tmp_path / "b.wav", denoise=False)
+    with pytest.raises(TextError, match="'2'.*at position 0.*outside the tokeniser"): read_aloud(tts, "2048 "*500, tmp_path / "b.wav", denoise=False)
+    assert os.listdir(tmp_path) == ["a.wav"]
 
 
 # manifests
@@ -232,7 +234,7 @@ def test_two_runs_at_once(tts, quick, tmp_path):
 
 def test_refused_before_any_work(tts, tmp_path):
     path = manifest(tmp_path, "text\nOne.\n")
-    for options, words in ((dict(format="aiff"), "unknown format 'aiff'"), (dict(top_p=3), "top_p is 3"), (dict(vocoder="organ"), "unknown vocoder"), (dict(seed="x"), "seed is 'x'")):
+    for options, words in ((dict(format="aiff"), "unknown format 'aiff'"), (dict(top_p=3), "top_p is 3"), (dict(vocoder="organ"), "unknown vocoder"), (dict(seed="x"), "seed is 'x'"), (dict(vocoder="codec", steps=5), "steps are for the vocoder mbd")):
         with pytest.raises(OptionError, match=words): run_batch(tts, path, tmp_path / "out", **options)
     with pytest.raises(AudioError, match="no such file"): run_batch(tts, path, tmp_path / "out", voice="nobody.wav")
     with pytest.raises(OutputError, match="m.csv"): run_batch(tts, path, path, denoise=False)

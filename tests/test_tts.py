@@ -138,7 +138,8 @@ def test_options_over_the_defaults_of_the_bundle(tts):
 
 @pytest.mark.parametrize("options,words", [(dict(guidance=.5), "guidance is 0.5"), (dict(top_p=0), "top_p is 0"), (dict(temperature=float("nan")), "temperature is nan"),
     (dict(vocoder="organ"), "unknown vocoder 'organ'; use mbd or codec"), (dict(seed="x"), "seed is 'x'"), (dict(seed=[1, 2]), "2 seeds for 1 texts"),
-    (dict(voice=[None, None]), "2 voices for 1 texts")])
+    (dict(voice=[None, None]), "2 voices for 1 texts"), (dict(vocoder="codec", steps=5), "steps are for the vocoder mbd"), (dict(vocoder="mbd", steps=0), "steps is 0"),
+    (dict(vocoder="mbd", steps=2.5), "steps is 2.5"), (dict(vocoder="mbd", steps=10_000), "10000 steps of diffusion; use 1 to")])
 def test_options_refused(options, words):
     with refused(OptionError, words): TTS.from_pretrained(device="cpu").synthesise(SHORT, **options)
 
@@ -375,6 +376,16 @@ def test_diffusion_of_nano(tts):
     if "mbd" not in tts.bundle.parts: pytest.skip("this nano comes without multi-band diffusion")
     audio = tts.synthesise(SHORT, seed=1, vocoder="mbd", denoise=False)
     assert audio.samples.isfinite().all() and audio.samples.abs().max() > .05
+
+def test_steps_of_diffusion(tts):
+    if "mbd" not in tts.bundle.parts: pytest.skip("this nano comes without multi-band diffusion")
+    options, seen = dict(seed=1, vocoder="mbd", denoise=False), []
+    usual = tts.synthesise(SHORT, **options).samples
+    own = tts.bundle.defaults.get("mbd", {}).get("steps", 20)
+    assert torch.equal(tts.synthesise(SHORT, steps=own, **options).samples, usual)
+    few = tts.synthesise(SHORT, steps=2, progress=lambda *p: seen.append(p), **options).samples
+    assert len(few) == len(usual) and not torch.equal(few, usual) and ("vocoder", 1, 2*len(tts.bundle.mbd.bands)) in seen
+    assert torch.equal(sound(tts.stream(SHORT, steps=2, **options)), few)
 
 def without(folder, part):
     "A copy of nano without one of its parts."
