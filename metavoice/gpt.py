@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_gpt.ipynb #c57302c9
 from __future__ import annotations
-import logging, os
+import functools, logging, os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
@@ -17,9 +17,9 @@ from .core import BundleError, OptionError, cache_dir
 from .flash_decoding import KVCache, StaticCache, attention
 
 # %% auto #0
-__all__ = ['FEW', 'COMPILE_AFTER', 'GPTConfig', 'RMSNorm', 'LayerNorm', 'make_norm', 'Linear', 'SwiGLU', 'MLP', 'SelfAttention',
-           'Block', 'GPT', 'one_token', 'to_compile', 'compiled_step', 'Decoder', 'without_memory', 'strip_prefix',
-           'take_state', 'load_gpt']
+__all__ = ['FEW', 'COMPILE_AFTER', 'GPTConfig', 'RMSNorm', 'LayerNorm', 'make_norm', 'tile_units', 'Linear', 'SwiGLU', 'MLP',
+           'SelfAttention', 'Block', 'GPT', 'one_token', 'to_compile', 'compiled_step', 'Decoder', 'without_memory',
+           'strip_prefix', 'take_state', 'load_gpt']
 
 # %% ../nbs/06_gpt.ipynb #f502c53b
 @dataclass
@@ -94,11 +94,18 @@ class LayerNorm(nn.Module):
 def make_norm(config:GPTConfig): return RMSNorm(config.n_embd, config.rmsnorm_eps) if config.norm_type=='rmsnorm' else LayerNorm(config.n_embd, config.bias)
 
 # %% ../nbs/06_gpt.ipynb #d97b0ef9
+@functools.cache
+def tile_units()->bool:
+    "Whether this CPU has AMX."
+    supported = getattr(torch.cpu, '_is_amx_tile_supported', None)
+    return supported is not None and supported()
+
 class Linear(nn.Linear):
     "A linear layer that is quick for a few rows in bfloat16 on a CPU."
     def forward(self, x):
         w = self.weight
         if w.dtype!=torch.bfloat16 or w.requires_grad or w.device.type!='cpu' or x.numel() > FEW*w.shape[1]: return F.linear(x, w, self.bias)
+        if torch.compiler.is_compiling() or not tile_units(): return F.linear(x, w, self.bias)
         y = torch.mm(w, x.reshape(-1, w.shape[1]).mT).mT.view(*x.shape[:-1], -1) # (…, out), but in memory (out, …)
         return y if self.bias is None else y + self.bias
 

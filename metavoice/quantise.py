@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .core import OptionError
 
 # %% auto #0
-__all__ = ['METHODS', 'GROUP', 'INSIDE', 'check_method', 'split_activations', 'integer_units', 'Int8Linear', 'Int4Linear',
+__all__ = ['METHODS', 'GROUP', 'ZERO', 'INSIDE', 'check_method', 'split_activations', 'integer_units', 'Int8Linear', 'Int4Linear',
            'unit_of', 'QuantisedSwiGLU', 'quantised', 'quantised_unit', 'is_whole', 'give_back', 'quantise',
            'what_is_lost']
 
@@ -38,15 +38,17 @@ def check_method(
     finally: own.setLevel(level)
 
 # %% ../nbs/06b_quantise.ipynb #913dc865
+ZERO = 128 # what stands for 0 in a byte without a sign
+
 def split_activations(
     x:Tensor # (rows, in), any float format
-)->tuple: # (2·rows, in) int8: all a, then all b; (rows, 1) float32 scales s
+)->tuple: # (2·rows, in) uint8: all a, then all b, each with `ZERO` added; (rows, 1) float32 scales s
     "x ≈ s·(a + b/254), each row with a scale of its own."
-    x, n, out = x.float(), len(x), torch.empty(2*len(x), x.shape[1], dtype=torch.int8, device=x.device)
+    x, n, out = x.float(), len(x), torch.empty(2*len(x), x.shape[1], dtype=torch.uint8, device=x.device)
     scale = x.abs().amax(-1, keepdim=True).clamp_(min=1e-20).div_(127)
     x = x/scale
     a = x.round()
-    out[:n], out[n:] = a, x.sub_(a).mul_(254).round_()
+    out[:n], out[n:] = a + ZERO, x.sub_(a).mul_(254).round_().add_(ZERO)
     return out, scale
 
 # %% ../nbs/06b_quantise.ipynb #45dfa808
@@ -78,7 +80,7 @@ class Int8Linear(nn.Module):
         rows = x.reshape(-1, self.in_features)
         if self.integers:
             q,scale = split_activations(rows)
-            y = torch.ops.onednn.qlinear_pointwise(q, 1., 0, self.weight, self.scale, self.zero, None, 1., 0, torch.float32, 'none', [], '')
+            y = torch.ops.onednn.qlinear_pointwise(q, 1., ZERO, self.weight, self.scale, self.zero, None, 1., 0, torch.float32, 'none', [], '')
             y = torch.add(y[:len(rows)], y[len(rows):], alpha=1/254).mul_(scale).to(x.dtype)
         else: y = torch._weight_int8pack_mm(rows, self.weight, self.scale.to(x.dtype))
         return (y if self.bias is None else y + self.bias).view(*x.shape[:-1], -1)
