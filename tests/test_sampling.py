@@ -1,4 +1,7 @@
 "Sampling against golden probabilities; generation in a batch against generation by hand and alone."
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -300,6 +303,28 @@ def test_compiled_where_it_pays(model, monkeypatch):
     for wish in (True, False): monkeypatch.setattr(model, "compiling", wish); assert to_compile(model) is wish
     monkeypatch.setattr(model, "compiling", None); monkeypatch.setattr(model, "steps_taken", COMPILE_AFTER)
     assert to_compile(model) is False, "never on a CPU"
+
+
+COMPILED = """
+import json, torch
+from metavoice.core import TokenLayout
+from metavoice.gpt import GPT, GPTConfig
+from metavoice.sampling import generate
+torch.manual_seed(0)
+layout = TokenLayout(codebook_size=8, text_ranks=4)
+model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=32, block_size=64, vocab_sizes=[layout.first_vocab], swiglu_multiple_of=32)).eval().requires_grad_(False)
+model.compiling = True
+made, = generate(model, [torch.tensor([17, 18, 21])], torch.zeros(1, 256), layout=layout, seeds=[1], constrain=True, max_new_tokens=8)
+from torch._dynamo.utils import counters
+print(json.dumps([counters["inductor"]["fxgraph_cache_hit"], made.ids.tolist()]))
+"""
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+def test_the_next_process_need_not_compile_again(tmp_path):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("TORCHINDUCTOR")} | dict(METAVOICE_CACHE=str(tmp_path), PYTHONPATH=str(Path(__file__).parents[1]))
+    def run(): return json.loads(subprocess.run([sys.executable, "-c", COMPILED], env=env, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    (hits, made), (later, again) = run(), run()
+    assert (hits, later > 0) == (0, True) and made == again and os.listdir(tmp_path) == ["compiled"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
