@@ -563,6 +563,7 @@ def answer(app:FastAPI, kind:type, refusal):
 
 def http_error(error:HTTPException)->Refusal:
     "What Starlette refuses: unknown paths, wrong methods, broken forms."
+    if isinstance(error.__cause__, Refusal): return error.__cause__ # ours, raised while a body was being read
     return Refusal(error.status_code, str(error.detail) if error.status_code==400 else HTTPStatus(error.status_code).phrase, 'http', headers=dict(error.headers or {}))
 
 def schema_of(app:FastAPI, keys:bool)->dict:
@@ -609,8 +610,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started: tell('listening', pid=os.getpid(), url=self.url)
 
-    def handle_exit(self, sig, frame):
-        super().handle_exit(sig, frame)
+    def handle_exit(self, sig, frame): # not uvicorn's own, which would end the process with the signal after all
+        self.force_exit = self.should_exit
         self.stop()
 
     async def main_loop(self):
@@ -625,12 +626,13 @@ def log_to(
     stream,          # where lines of JSON go
     texts:bool=False # with what users say
 )->logging.Handler:
-    "Have everything logged; returns the handler."
+    "Have everything logged there and nowhere else, since another handler would quote texts; returns the handler."
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines(texts))
-    for name in ('metavoice', 'uvicorn'):
+    for name,level in (('', logging.WARNING), ('metavoice', logging.INFO), ('uvicorn', logging.INFO)):
         one = logging.getLogger(name)
-        one.addHandler(handler); one.setLevel(logging.INFO); one.propagate = False
+        one.handlers[:], one.propagate = [handler], False
+        one.setLevel(level)
     return handler
 
 def serve(
