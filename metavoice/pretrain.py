@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .audio import Audio, log_mel
+from .audio import Audio
 from .bundle import load_bundle, write_bundle
 from .codec import NanoCodec, NanoCodecConfig
 from .core import MetaVoiceError, OptionError, TokenLayout, written_whole
@@ -24,13 +24,13 @@ from .gpt import GPT, GPTConfig
 from .mbd import MultiBandDiffusion, NoiseSchedule, UNetConfig, fit_latent, fit_processors, nano_unet, projected_bands, training_loss, untrained_mbd
 from .teacher import SPEAKERS, Corpus, make_corpus, make_plan
 from .tokeniser import Tokeniser
-from .training import ByLength, Recipe, Speakers, Spoken, Training, collate_first, collate_second, first_stage_loss, native_bf16, second_stage_loss, to_device, word_spans
+from .training import ByLength, Recipe, Speakers, Spoken, Training, collate_first, collate_second, first_stage_loss, native_bf16, second_stage_loss, spectral_distance, to_device, train_decoder, word_spans
 
 # %% auto #0
-__all__ = ['RESOLUTIONS', 'SIZES', 'STAGES', 'SHARES', 'NANO_DEFAULTS', 'NANO_LICENCES', 'LETTERS', 'learning_curves',
-           'spectral_distance', 'CodebookLearner', 'Crops', 'CodecLearner', 'train_codec', 'train_decoder',
-           'encode_corpus', 'embed_voices', 'begin_stage', 'train_first', 'train_second', 'guessed_codes',
-           'shallow_mbd', 'fit_mbd', 'train_mbd', 'save_spoken', 'load_spoken', 'Size', 'Pretraining', 'trained']
+__all__ = ['SIZES', 'STAGES', 'SHARES', 'NANO_DEFAULTS', 'NANO_LICENCES', 'LETTERS', 'learning_curves', 'CodebookLearner',
+           'Crops', 'CodecLearner', 'train_codec', 'encode_corpus', 'embed_voices', 'begin_stage', 'train_first',
+           'train_second', 'guessed_codes', 'shallow_mbd', 'fit_mbd', 'train_mbd', 'save_spoken', 'load_spoken', 'Size',
+           'Pretraining', 'trained']
 
 # %% ../nbs/15_pretrain.ipynb #8a829a3d
 def learning_curves(
@@ -51,18 +51,6 @@ def learning_curves(
         before += log[-1]['spent']/60 if log else 0.
     ax.set_xlabel('minutes'); ax.legend(fontsize=6)
     return ax
-
-# %% ../nbs/15_pretrain.ipynb #e9aae089
-RESOLUTIONS = ((2048,512,128), (1280,320,100), (1024,256,80), (512,128,40), (256,64,20)) # window, hop, bands
-
-def spectral_distance(
-    x:Tensor, # (batch, time)
-    y:Tensor, # (batch, time)
-    rate:int  # Hz
-)->Tensor:
-    "Mean absolute difference of log-mel spectrograms over five resolutions, floor at −60 dB."
-    mel = lambda z, r: log_mel(z, rate, *r).clamp(min=-7)
-    return sum((mel(x,r)-mel(y,r)).abs().mean() for r in RESOLUTIONS)/len(RESOLUTIONS)
 
 # %% ../nbs/15_pretrain.ipynb #017a82db
 class CodebookLearner(nn.Module):
@@ -180,36 +168,6 @@ def train_codec(
         return dict(loss=distance + .1*commit + phones*unsure, distance=distance.detach(), commit=commit.detach(), unsure=unsure.detach(),
                     phones=(read.argmax(-1)==said.flatten()).float().mean())
     return training.run(loss, **run).codec.eval()
-
-# %% ../nbs/15_pretrain.ipynb #e46dc5d4
-def train_decoder(
-    codec,                # trained
-    corpus:Corpus,
-    codes:list,           # (8, frames) of each utterance, true or guessed beyond the second; None for what is left out
-    out:str|Path,
-    recipe:Recipe=Recipe(rate=3e-4),
-    batch:int=16,         # crops a step
-    seconds:float=1.,     # length of a crop
-    compile:bool=True,
-    **run
-):
-    "Let the decoder learn on; gives the codec back."
-    codec.requires_grad_(False)
-    for part in (codec.from_latent, codec.decoder_slow, codec.unfold, codec.decoder_fast, codec.norm, codec.spectrum): part.requires_grad_()
-    training, frames = Training(codec, out, recipe), round(seconds*codec.sample_rate/codec.hop)
-    usable = [i for i,rows in enumerate(codes) if rows is not None and rows.shape[1] > frames]
-    if compile:
-        for blocks in (codec.decoder_slow, codec.decoder_fast): blocks.compile()
-    def crop(t):
-        i = usable[int(torch.randint(len(usable), (1,), generator=t.rng))]
-        rows, sound = codes[i].long(), corpus.audio(i)
-        at = int(torch.randint(rows.shape[1]-frames, (1,), generator=t.rng))
-        return rows[:,at:at+frames], F.pad(sound, (0,codec.hop))[at*codec.hop:(at+frames)*codec.hop]
-    def loss(t):
-        rows, x = (torch.stack(o).to(t.device) for o in zip(*[crop(t) for _ in range(batch)]))
-        with t.mixed(): made = codec.synthesise(codec.latent(rows))
-        return dict(loss=spectral_distance(made, x, codec.sample_rate))
-    return training.run(loss, **run).requires_grad_(True).eval()
 
 # %% ../nbs/15_pretrain.ipynb #c6e654db
 @torch.inference_mode()
@@ -552,7 +510,7 @@ class Pretraining:
         half, codes = fitting[::2], [None]*len(self.corpus)
         for u in fitting: codes[u.index] = u.codes
         for u,guessed in zip(half, guessed_codes(second, half, self.speakers, self.layout, progress=self.progress, temperature=.7, top_k=50)): codes[u.index] = guessed
-        train_decoder(self.codec, self.corpus, codes, self.out/'decoder', self.recipe('decoder', 3e-4), self.size.crops, compile=self.size.compile, **self.bar)
+        train_decoder(self.codec, self.corpus.audio, codes, self.out/'decoder', self.recipe('decoder', 3e-4), self.size.crops, compile=self.size.compile, **self.bar)
 
     def make_mbd(self):
         mbd = self.new_mbd()

@@ -14,15 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .audio import log_mel
 from .codec import interleave
 from .core import MetaVoiceError, OptionError, TokenLayout, written_whole
 from .encoder import second_stage_input
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'Recipe', 'native_bf16', 'orthogonalised', 'Muon', 'make_optimizers', 'Objective', 'own_chance',
-           'chance_now', 'Training', 'learnt', 'save', 'take_weights', 'load', 'signals', 'saved_at_last', 'agree',
-           'take_in', 'means', 'note', 'run', 'Spoken', 'word_spans', 'collate_first', 'guidance_to_text',
-           'first_stage_loss', 'collate_second', 'second_stage_loss', 'ByLength', 'Speakers', 'to_device']
+__all__ = ['SCHEDULES', 'RESOLUTIONS', 'Recipe', 'native_bf16', 'orthogonalised', 'Muon', 'make_optimizers', 'Objective',
+           'own_chance', 'chance_now', 'make_accelerator', 'Training', 'learnt', 'unsharded', 'optimizer_states',
+           'wrap', 'measure', 'save', 'take_weights', 'load', 'signals', 'saved_at_last', 'agree', 'take_in', 'means',
+           'of_first', 'note', 'run', 'Spoken', 'word_spans', 'collate_first', 'guidance_to_text', 'first_stage_loss',
+           'collate_second', 'second_stage_loss', 'ByLength', 'Speakers', 'to_device', 'spectral_distance',
+           'train_decoder']
 
 # %% ../nbs/13c_training.ipynb #1be545e1
 SCHEDULES = ('cosine', 'constant')
@@ -107,11 +110,21 @@ def make_optimizers(
 # %% ../nbs/13c_training.ipynb #23de7a82
 class Objective(nn.Module):
     "A loss as a module, so that whatever wraps modules (several GPUs, for one) can wrap it."
+    _no_split_modules = ['Block'] # what FSDP's policy for transformers makes a unit of
+
     def __init__(self, model:nn.Module, loss):
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, places = model, loss, {}
+        for module in model.modules():
+            for name,p in module._parameters.items(): places.setdefault(id(p), []).append((module, name))
+        self.shared = [found for found in places.values() if len(found) > 1 and getattr(*found[0]) is not None]
 
-    def forward(self, training): return self.loss(training)
+    def forward(self, training, compute=None): return self.loss(training) if compute is None else compute()
+
+    def tie_weights(self):
+        "Let weights be shared again that were: FSDP takes a model apart."
+        for (first,name),*others in self.shared:
+            for module,other in others: setattr(module, other, getattr(first, name))
 
 @contextmanager
 def own_chance(
@@ -131,6 +144,14 @@ def chance_now()->dict:
     return dict(cpu=torch.get_rng_state()) | (dict(cuda=torch.cuda.get_rng_state()) if torch.cuda.is_available() and torch.cuda.is_initialized() else {})
 
 # %% ../nbs/13c_training.ipynb #b84ec41f
+def make_accelerator(
+    **options # of `Accelerator`
+): # an `accelerate.Accelerator`
+    "What knows the devices and the other processes; raises `MetaVoiceError` where `accelerate` is missing."
+    try: from accelerate import Accelerator
+    except ImportError: raise MetaVoiceError('training needs accelerate: pip install "metavoice[finetune]"') from None
+    return Accelerator(**options)
+
 class Training:
     "A resumable run of one part in a folder: state.pt (checkpoint) and log.jsonl. Raises `MetaVoiceError` where `accelerate` is missing."
     def __init__(self,
@@ -142,20 +163,19 @@ class Training:
         track:str|None=None, # tensorboard, wandb or another of accelerate's trackers, besides the log
         about:dict|None=None # of the run, for the tracker
     ):
-        try: from accelerate import Accelerator
-        except ImportError: raise MetaVoiceError('training needs accelerate: pip install "metavoice[train]"') from None
         self.model, self.out, self.recipe, self.only_learnt, self.about = model, Path(out), recipe, only_learnt, about or {}
         self.out.mkdir(parents=True, exist_ok=True)
-        try: self.accelerator = Accelerator(log_with=track, project_dir=str(self.out) if track else None)
+        try: self.accelerator = make_accelerator(log_with=track, project_dir=str(self.out) if track else None)
         except ValueError as e: raise OptionError(f"can't track by {track!r}: {str(e).splitlines()[0]}") from None
         if track and not self.accelerator.log_with: raise OptionError(f"can't track by {track!r}: it isn't installed; pip install {track}")
         self.device, self.rank, self.processes = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
-        self.main = self.accelerator.is_main_process
+        self.main, self.sharded, self.objective = self.accelerator.is_main_process, self.accelerator.is_fsdp2, None
+        if str(self.accelerator.distributed_type).endswith('FSDP') and not self.sharded: raise OptionError('FSDP in its first version is not supported; add --fsdp_version 2')
         self.bf16 = native_bf16(self.device) if recipe.bf16 is None else recipe.bf16
         model.to(self.device)
         self.optimizers = make_optimizers(model, recipe)
         self.rng, self.common = torch.Generator().manual_seed(recipe.seed+self.rank), torch.Generator().manual_seed(recipe.seed)
-        self.step, self.spent, self.best, self.kept, self.waiting, self.chance, self.sums = 0, 0., None, {}, {}, None, {}
+        self.step, self.spent, self.best, self.kept, self.waiting, self.chance, self.sums, self.remembered = 0, 0., None, {}, {}, None, {}, None
         self.stopping, self.signal, self.whole = False, None, True
         if self.main:
             for torn in self.out.glob('.state-*.pt'): torn.unlink() # of a run that was killed while it wrote
@@ -186,8 +206,39 @@ class Training:
 
 # %% ../nbs/13c_training.ipynb #9d4920c4
 def learnt(self:Training)->dict: # name → tensor
-    "The weights that learn."
-    return {n: p.detach() for n,p in self.model.named_parameters() if p.requires_grad}
+    "The weights that learn; where they are sharded, all processes have to ask."
+    return {n: unsharded(p.detach()) for n,p in self.model.named_parameters() if p.requires_grad}
+
+def unsharded(
+    x:Tensor # perhaps one of which other processes hold parts
+)->Tensor:
+    "The tensor itself."
+    return x.full_tensor() if hasattr(x, 'full_tensor') else x
+
+def optimizer_states(self:Training)->list:
+    "What the optimizers remember; of all processes, where it is sharded."
+    if not self.sharded: return [o.state_dict() for o in self.optimizers]
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+    return [get_optimizer_state_dict(self.objective, [o.optimizer for o in self.optimizers], options=StateDictOptions(full_state_dict=True, cpu_offload=True))]
+
+def wrap(self:Training,
+    loss
+)->nn.Module:
+    "The objective as accelerate wraps it: for several GPUs, or sharded among them (FSDP, version 2), with what the optimizers remembered."
+    objective = Objective(self.model, loss)
+    if self.sharded and self.recipe.muon: raise OptionError("Muon needs whole matrices; leave it out with FSDP")
+    if not self.sharded: return self.accelerator.prepare(objective)
+    objective, *self.optimizers = self.accelerator.prepare(objective, *self.optimizers)
+    if self.remembered:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+        set_optimizer_state_dict(objective, [o.optimizer for o in self.optimizers], self.remembered[0], options=StateDictOptions(full_state_dict=True))
+    return objective
+
+def measure(self:Training,
+    compute # a function without arguments
+): # what it gives
+    "Compute something with the model as it is wrapped, without gradients; all processes have to take part."
+    with torch.no_grad(): return compute() if self.objective is None else self.objective(self, compute)
 
 def save(self:Training):
     "Write the checkpoint, beside and renamed. All processes have to take part."
@@ -195,9 +246,10 @@ def save(self:Training):
     if self.processes > 1:
         from accelerate.utils import gather_object
         chances = gather_object(chances)
+    model, optimizers = self.learnt() if self.only_learnt else {k: unsharded(v) for k,v in self.model.state_dict().items()}, self.optimizer_states()
     if not self.main: return
     with written_whole(self.out/'state.pt') as t:
-        torch.save(dict(model=self.learnt() if self.only_learnt else self.model.state_dict(), optimizers=[o.state_dict() for o in self.optimizers],
+        torch.save(dict(model=model, optimizers=optimizers, sharded=self.sharded,
                         rng=chances[0]['rng'], chances=chances, common=self.common.get_state(), step=self.step, spent=self.spent, best=self.best, sums=self.sums,
                         kept=self.waiting | {k: v.state_dict() for k,v in self.kept.items()}), t)
 
@@ -214,8 +266,11 @@ def load(self:Training):
     "Go on from the checkpoint; raises `MetaVoiceError` for one that can't be read or isn't this model's."
     try:
         state = torch.load(self.out/'state.pt', weights_only=True, map_location='cpu')
+        if state.get('sharded', False)!=self.sharded: raise ValueError(f"it was written {'with' if not self.sharded else 'without'} FSDP")
         self.take_weights(state['model'])
-        for optimizer,saved in zip(self.optimizers, state['optimizers'], strict=True): optimizer.load_state_dict(saved)
+        if self.sharded: self.remembered = state['optimizers'] # until the model is sharded, too
+        else:
+            for optimizer,saved in zip(self.optimizers, state['optimizers'], strict=True): optimizer.load_state_dict(saved)
         self.step, self.spent, self.waiting, self.best, self.sums = state['step'], state['spent'], state['kept'], state.get('best'), state.get('sums', {})
         chances = state.get('chances', [dict(rng=state['rng'])])
         if self.rank < len(chances): self.rng.set_state(chances[self.rank]['rng']); self.chance = chances[self.rank].get('torch')
@@ -227,7 +282,8 @@ def load(self:Training):
         lines = [line for line in log.read_text(encoding='utf-8').splitlines(True) if line.endswith('\n') and json.loads(line)['step'] <= self.step]
         with written_whole(log) as t: t.write_text(''.join(lines), encoding='utf-8')
 
-Training.learnt, Training.save, Training.take_weights, Training.load = learnt, save, take_weights, load
+Training.learnt, Training.optimizer_states, Training.wrap, Training.measure = learnt, optimizer_states, wrap, measure
+Training.save, Training.take_weights, Training.load = save, take_weights, load
 
 # %% ../nbs/13c_training.ipynb #99870e8d
 @contextmanager
@@ -273,6 +329,7 @@ def take_in(self:Training,
             self.accelerator.backward(parts['loss']/n)
         for k,v in parts.items(): said[k] = said.get(k, 0.) + (v.item() if isinstance(v, Tensor) else v)/(1 if k=='tokens' else n)
     length = nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.recipe.clip)
+    length = unsharded(length)
     if not length.isfinite():
         self.whole = False # the checkpoint before it is better than this one
         raise MetaVoiceError(f"the loss is {said['loss']} and its gradient {float(length)} after {self.step} steps; a lower rate than {self.recipe.rate} may help")
@@ -292,22 +349,31 @@ def means(self:Training)->dict:
     line = {k: round(v/steps, 4) for k,v in said.items()}
     return line | ({} if tokens is None else dict(tokens_per_second=round(self.processes*tokens/max(seconds, 1e-9), 1)))
 
+def of_first(self:Training,
+    decided:bool
+)->bool:
+    "What the first process has decided."
+    if self.processes==1: return decided
+    from accelerate.utils import broadcast
+    return bool(broadcast(torch.tensor([float(decided)], device=self.device))[0])
+
 def note(self:Training,
     line:dict,
     best:str|None=None, # its number whose least value marks the weights to keep
     told=None           # called with the line
 ):
     "Add a line to the log, on the first process, and keep the weights if they are the best so far."
+    better = self.of_first(best in line and (self.best is None or line[best] < self.best))
+    if better: self.best, weights = line[best], self.learnt()
     if not self.main: return
-    if best in line and (self.best is None or line[best] < self.best):
+    if better:
         from safetensors.torch import save_file
-        self.best = line[best]
-        with written_whole(self.out/'best.safetensors') as t: save_file({k: v.cpu().contiguous() for k,v in self.learnt().items()}, t, dict(step=str(self.step), **{best: str(self.best)}))
+        with written_whole(self.out/'best.safetensors') as t: save_file({k: v.cpu().contiguous() for k,v in weights.items()}, t, dict(step=str(self.step), **{best: str(self.best)}))
     with open(self.out/'log.jsonl', 'a', encoding='utf-8') as f: f.write(json.dumps(line)+'\n')
     if self.accelerator.trackers: self.accelerator.log({k: v for k,v in line.items() if isinstance(v, (int,float)) and k!='step'}, step=self.step)
     if told: told(line)
 
-Training.means, Training.note = means, note
+Training.means, Training.of_first, Training.note = means, of_first, note
 
 # %% ../nbs/13c_training.ipynb #48fdf361
 def run(self:Training,
@@ -318,16 +384,18 @@ def run(self:Training,
     *,
     evaluate_every:int|None=None, # steps between evaluations; with every line if None
     best:str|None=None, # the number in the lines whose least value marks the weights to keep
-    told=None           # called with each line, in the first process
+    told=None,          # called with each line, in the first process
+    at_start:bool=False # evaluate before the first step, too
 )->nn.Module: # the model
     "Train until the budget is spent, or until it is stopped; Ctrl-C and SIGTERM save first. Raises `MetaVoiceError` for a loss that isn't finite, and keeps the checkpoint before it."
     r, saved, evaluate_every = self.recipe, self.spent, evaluate_every or every
     if self.progress >= 1: return self.model
-    objective = self.accelerator.prepare(Objective(self.model, loss))
+    self.objective = objective = self.wrap(loss)
     bar = progress_bar(total=1., initial=self.progress, bar_format='{l_bar}{bar}| {elapsed}<{remaining}{postfix}') if progress_bar and self.main else None
     if self.accelerator.log_with and not self.accelerator.trackers: self.accelerator.init_trackers('metavoice', {k: v for k,v in self.about.items() if isinstance(v, (int,float,str,bool))})
     try:
         with self.signals(), own_chance(r.seed+self.rank, self.chance), self.saved_at_last():
+            if at_start and evaluate and self.step==0: self.note(dict(step=0, spent=0., **evaluate(self)), best, told)
             while self.progress < 1 and not self.stopping:
                 began, rate, self.whole = time.monotonic(), r.rate_at(self.progress), True
                 for optimizer in self.optimizers:
@@ -429,7 +497,8 @@ def first_stage_loss(
     speaker:Tensor,       # (batch, 256)
     layout:TokenLayout,
     guided:tuple=(1,2),   # layers whose first head follows the words
-    checkpointing:bool=False # keep only each block's input, and compute the rest again for the gradient: less memory, a third more work
+    checkpointing:bool=False, # keep only each block's input, and compute the rest again for the gradient: less memory, a third more work
+    accuracy:bool=False   # say also which share of the audio is guessed right
 )->dict: # loss on audio by codebook, and the guide's
     "Cross-entropy of the next audio token, and the guide of attention."
     x, following = model.embed(ids, speaker), torch.zeros((), device=ids.device)
@@ -438,9 +507,11 @@ def first_stage_loss(
         x = checkpoint(block, x, use_reentrant=False) if checkpointing else block(x)
     learnt = targets >= 0
     wanted = targets[learnt]
-    losses = F.cross_entropy(model.lm_heads[0](model.transformer.ln_f(x[learnt])), wanted, reduction='none')
+    logits = model.lm_heads[0](model.transformer.ln_f(x[learnt]))
+    losses = F.cross_entropy(logits, wanted, reduction='none')
     first, audio = wanted < layout.codebook_size, wanted < layout.end_of_audio
-    return dict(audio=losses.mean(), codebook_1=losses[first].mean().detach(), codebook_2=losses[audio & ~first].mean().detach(), guide=following)
+    right = dict(accuracy=(logits.argmax(-1)==wanted)[audio].float().mean()) if accuracy else {}
+    return dict(audio=losses.mean(), codebook_1=losses[first].mean().detach(), codebook_2=losses[audio & ~first].mean().detach(), guide=following) | right
 
 # %% ../nbs/13c_training.ipynb #9d5dbd6f
 def collate_second(
@@ -511,3 +582,48 @@ class Speakers:
         except KeyError as e: raise OptionError(f"there is no embedding of the voice {e}; there are {', '.join(sorted(self.embeddings)) or 'none'}") from None
 
 def to_device(device, *tensors): return [x.to(device) for x in tensors]
+
+# %% ../nbs/13c_training.ipynb #798e30df
+RESOLUTIONS = ((2048,512,128), (1280,320,100), (1024,256,80), (512,128,40), (256,64,20)) # window, hop, bands
+
+def spectral_distance(
+    x:Tensor, # (batch, time)
+    y:Tensor, # (batch, time)
+    rate:int  # Hz
+)->Tensor:
+    "Mean absolute difference of log-mel spectrograms over five resolutions, floor at −60 dB."
+    mel = lambda z, r: log_mel(z, rate, *r).clamp(min=-7)
+    return sum((mel(x,r)-mel(y,r)).abs().mean() for r in RESOLUTIONS)/len(RESOLUTIONS)
+
+# %% ../nbs/13c_training.ipynb #4b74348d
+def train_decoder(
+    codec,                # a `NanoCodec`, trained
+    audio,                # a function: number of an utterance → (time,) samples
+    codes:list,           # (8, frames) of each utterance, true or guessed beyond the second; None for what is left out
+    out:str|Path,
+    recipe:Recipe=Recipe(rate=3e-4),
+    batch:int=16,         # crops a step
+    seconds:float=1.,     # length of a crop
+    compile:bool=True,
+    begun=None,           # called with the `Training`
+    **run
+):
+    "Let the decoder learn on; gives the codec back. Raises `OptionError` where no utterance is long enough."
+    codec.requires_grad_(False)
+    for part in (codec.from_latent, codec.decoder_slow, codec.unfold, codec.decoder_fast, codec.norm, codec.spectrum): part.requires_grad_()
+    training, frames = Training(codec, out, recipe), round(seconds*codec.sample_rate/codec.hop)
+    usable = [i for i,rows in enumerate(codes) if rows is not None and rows.shape[1] > frames]
+    if not usable: raise OptionError(f"there is nothing to learn from: no utterance lasts {seconds} s")
+    if begun: begun(training)
+    if compile:
+        for blocks in (codec.decoder_slow, codec.decoder_fast): blocks.compile()
+    def crop(t):
+        i = usable[int(torch.randint(len(usable), (1,), generator=t.rng))]
+        rows, sound = codes[i].long(), audio(i)
+        at = int(torch.randint(rows.shape[1]-frames, (1,), generator=t.rng))
+        return rows[:,at:at+frames], F.pad(sound, (0,codec.hop))[at*codec.hop:(at+frames)*codec.hop]
+    def loss(t):
+        rows, x = (torch.stack(o).to(t.device) for o in zip(*[crop(t) for _ in range(batch)]))
+        with t.mixed(): made = codec.synthesise(codec.latent(rows))
+        return dict(loss=spectral_distance(made, x, codec.sample_rate))
+    return training.run(loss, **run).requires_grad_(True).eval()

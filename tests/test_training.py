@@ -205,3 +205,39 @@ def test_a_tracker_is_told(tmp_path):
 def test_unknown_schedule_and_tracker(tmp_path):
     with pytest.raises(OptionError, match="unknown schedule"): Recipe(schedule="step")
     with pytest.raises(OptionError, match="can't track"): Training(nn.Linear(1,1), tmp_path, track="pigeons")
+
+def test_sharded_by_fsdp_it_learns_the_same_and_goes_on(tmp_path):
+    "accelerate shards only on GPUs; here its state is told otherwise, so that two CPUs do."
+    path = script(tmp_path, """
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+if sys.argv[2] == 'sharded':
+    state = Accelerator().state
+    state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy='transformer_based_wrap', cpu_ram_efficient_loading=False)
+from metavoice.gpt import GPT, GPTConfig
+torch.manual_seed(0)
+model = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=32, vocab_sizes=[40], swiglu_multiple_of=8))
+model.transformer.wpe.requires_grad_(False)
+t = Training(model, sys.argv[1], Recipe(steps=int(sys.argv[3]), rate=1e-2, schedule='constant'), only_learnt=True)
+def logits(t, ids): return model.lm_heads[0](model.transformer.ln_f(blocks(model.embed(ids))))
+def blocks(x):
+    for block in model.transformer.h: x = block(x)
+    return x
+def loss(t):
+    ids = [torch.randint(40, (4, 1, 12), generator=t.common) for _ in range(t.processes)][t.rank]
+    return dict(loss=F.cross_entropy(logits(t, ids).flatten(0, 1), (ids[:,0]*3 % 40).flatten()))
+held = torch.arange(12)[None, None]
+def evaluate(t): return dict(held_out=float(t.measure(lambda: F.cross_entropy(logits(t, held)[0], held[0,0]*3 % 40))))
+t.run(loss, every=4, evaluate=evaluate, best='held_out')
+t.accelerator.end_training()
+""")
+    for how,steps in (("plain", 16), ("sharded", 8), ("sharded", 16)):
+        done = launch(path, tmp_path/how, how, steps)
+        assert done.returncode == 0, done.stderr[-3000:]
+    read = lambda how: [json.loads(l) for l in open(tmp_path/how/"log.jsonl")]
+    for key in ("loss", "held_out"): assert [l[key] for l in read("sharded")] == pytest.approx([l[key] for l in read("plain")], abs=1e-3)
+    plain, sharded = (torch.load(tmp_path/o/"state.pt", weights_only=True)["model"] for o in ("plain", "sharded"))
+    assert plain.keys() == sharded.keys() and "transformer.wpe.weight" not in plain and "transformer.wtes.0.weight" in plain
+    for k,v in plain.items(): torch.testing.assert_close(sharded[k], v, atol=1e-4, rtol=1e-3)
+    from safetensors.torch import load_file
+    assert load_file(tmp_path/"sharded"/"best.safetensors").keys() == plain.keys()
