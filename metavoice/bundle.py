@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .codec import NanoCodec, NanoCodecConfig
-from .core import BundleError, OptionError, OutputError, TokenLayout, download, pick_device, pick_dtype
+from .core import BundleError, OptionError, OutputError, TokenLayout, content_key, download, pick_device, pick_dtype
 from .gpt import GPT, GPTConfig, load_gpt, strip_prefix, take_state, without_memory
 from .mbd import MultiBandDiffusion, UNetConfig, fit_processors, read_inertly, read_released_mbd, untrained_mbd
 from .quantise import check_method, give_back, is_whole, quantised_unit, unit_of
@@ -24,10 +24,11 @@ from .tokeniser import Tokeniser
 # %% auto #0
 __all__ = ['RELEASE', 'ENCODEC', 'MBD', 'RELEASES', 'RELEASE_LICENCES', 'DEFAULTS', 'FORMAT', 'FILES', 'KINDS', 'LARGE', 'SIZES',
            'reference', 'released_manifest', 'reading', 'check_manifest', 'read_manifest', 'mapped', 'each_weight',
-           'read_weights', 'Place', 'find_bundle', 'hub_manifest', 'released_config', 'check_stage', 'read_tokeniser',
-           'read_stage', 'read_speaker_encoder', 'read_codec', 'read_mbd', 'Bundle', 'is_large', 'load_bundle',
-           'stored', 'foreign_files', 'folder_whole', 'describe_part', 'copy_voices', 'write_random', 'write_bundle',
-           'save', 'random_parts', 'random_bundle', 'count_numbers', 'info']
+           'read_weights', 'Place', 'find_bundle', 'hub_manifest', 'weights_key', 'with_base', 'read_adapter', 'added',
+           'released_config', 'check_stage', 'read_tokeniser', 'read_stage', 'read_speaker_encoder', 'read_codec',
+           'read_mbd', 'Bundle', 'is_large', 'load_bundle', 'stored', 'foreign_files', 'folder_whole', 'describe_part',
+           'copy_voices', 'write_random', 'write_bundle', 'save', 'random_parts', 'random_bundle', 'count_numbers',
+           'info']
 
 # %% ../nbs/11_bundle.ipynb #692505aa
 RELEASE, ENCODEC, MBD = 'metavoiceio/metavoice-1B-v0.1', 'facebook/encodec_24khz', 'facebook/multiband-diffusion'
@@ -45,7 +46,7 @@ DEFAULTS = dict(guidance=3., temperature=1., top_p=.95, top_k=None, constrain=Fa
 FORMAT = 1 # of bundle.json
 FILES = dict(tokeniser='tokeniser.json', first='first_stage.safetensors', second='second_stage.safetensors', codec='codec.safetensors',
              speaker_encoder='speaker_encoder.safetensors', mbd='mbd.safetensors') # part → its file in our own layout
-KINDS = dict(tokeniser=('json','released'), first=('gpt','released'), second=('gpt','released'), codec=('nano','encodec'),
+KINDS = dict(tokeniser=('json','released'), first=('gpt','released','lora'), second=('gpt','released'), codec=('nano','encodec'),
              speaker_encoder=('ge2e','released'), mbd=('mbd','released')) # part → how it can be stored
 
 def reference(
@@ -87,7 +88,7 @@ def check_manifest(
     "The manifest as it is, or `BundleError` saying what is wrong with it."
     if not isinstance(manifest, dict) or not isinstance(manifest.get('parts'), dict): raise BundleError(f"{path} isn't the description of a model; it has no parts")
     if manifest.get('format')!=FORMAT: raise BundleError(f"{path} has format {manifest.get('format')!r}; this version of metavoice reads format {FORMAT}")
-    for key,kind in dict(name=str, minimum_reference=(int,float), defaults=dict, licences=dict, voices=dict, layout=dict).items():
+    for key,kind in dict(name=str, minimum_reference=(int,float), defaults=dict, licences=dict, voices=dict, layout=dict, base=dict).items():
         if not isinstance(manifest.get(key, kind() if isinstance(kind, type) else 0), kind): raise BundleError(f"{path}: {key} can't be {manifest[key]!r}")
     for part,entry in manifest['parts'].items():
         if part not in KINDS: raise BundleError(f"{path}: unknown part {part!r}; a model has {', '.join(KINDS)}")
@@ -181,6 +182,7 @@ def find_bundle(
     import metavoice
     folder = Path(metavoice.__file__).parent/'nano' if source=='nano' else Path(source).expanduser()
     if folder.is_dir() or source=='nano':
+        if not (folder/'bundle.json').is_file() and (folder/'bundle'/'bundle.json').is_file(): folder = folder/'bundle' # of a run of training
         if revision: raise BundleError(f"revision {revision!r} is for models from the Hub; {source!r} is a folder")
         if (folder/'bundle.json').is_file(): return read_manifest(folder/'bundle.json'), Place(folder)
         if any((folder/o).is_file() for o in ('first_stage.pt','second_stage.pt')):
@@ -203,6 +205,63 @@ def hub_manifest(
         if isinstance(e.__cause__, EntryNotFoundError) and not isinstance(e.__cause__, LocalEntryNotFoundError): return released_manifest(place.repo)
         raise
     return read_manifest(path) | dict(name=place.repo)
+
+# %% ../nbs/11_bundle.ipynb #53ce520a
+def weights_key(
+    path:Path,    # .safetensors or .pt
+    sample:int=256 # numbers at both ends of each tensor
+)->str:
+    "A key that changes when a model is trained on or exchanged, from the ends of all its tensors; reads little of a large file. Raises `BundleError`."
+    ends = lambda t: (t.flatten()[:sample].contiguous(), t.flatten()[-sample:].contiguous())
+    return content_key(*(x for name,t in sorted(mapped(path).items()) for x in (name, str(tuple(t.shape)), str(t.dtype), *(e.view(torch.uint8).numpy().tobytes() for e in ends(t)))))
+
+def with_base(
+    manifest:dict,
+    place:Place # of the manifest
+)->tuple: # manifest, part → Place of those that are elsewhere
+    "A manifest with the parts of its base filled in where it has none of its own; raises `BundleError` where the base isn't what it was."
+    lora = manifest['parts'].get('first', {}).get('kind')=='lora'
+    if not (lora or 'base' in manifest): return manifest, {}
+    with reading(Path(f'{place}/bundle.json')):
+        entry, base = manifest['parts']['first'], manifest['base']
+        adapter = dict(file=entry['file'], scale=float(entry['alpha'])/int(entry['rank']), rank=int(entry['rank']))
+        name, key = str(base['model']), base['key']
+    try: found, home = find_bundle(name, base.get('revision') if base.get('revision')!=RELEASES.get(name) else None)
+    except BundleError as e: raise BundleError(f"the base of {manifest['name']!r} can't be found: {e}") from e
+    if 'base' in found: raise BundleError(f"the base of {manifest['name']!r} is itself an adapter; merge that first: metavoice merge {name} --out FOLDER")
+    if weights_key(home.find(found['parts']['first'].get('file', FILES['first']))) != key: raise BundleError(f"{manifest['name']!r} was trained on another {name} than is there now; get that one, or finetune again")
+    own = {part: o for part,o in manifest['parts'].items() if part!='first'}
+    parts = found['parts'] | dict(first=found['parts']['first'] | dict(adapter=adapter)) | own
+    licences = found.get('licences', {}) | manifest['licences']
+    return found | manifest | dict(parts=parts, layout=found.get('layout'), licences=licences), dict.fromkeys(parts.keys()-own.keys(), home)
+
+def read_adapter(
+    path:Path,    # .safetensors
+    scale:float   # alpha over rank
+)->dict: # module → (rank, in), (out, rank) already scaled
+    "The matrices of an adapter, in float32; raises `BundleError`."
+    tensors, pairs = mapped(path), {}
+    with reading(path):
+        for name in tensors:
+            module, kind, _ = name.rsplit('.', 2)
+            if kind not in ('lora_A','lora_B'): raise BundleError(f"{path}: {name} isn't of an adapter")
+        for module in sorted({name.rsplit('.', 2)[0] for name in tensors}): pairs[module] = tensors[f'{module}.lora_A.weight'].float(), scale*tensors[f'{module}.lora_B.weight'].float()
+    return pairs
+
+def added(
+    weights,          # yields (name, tensor)
+    adapter:dict|None # what `read_adapter` made
+): # yields (name, tensor)
+    "Weights with an adapter added, in float32; raises `BundleError` where it doesn't fit."
+    left = dict(adapter or {})
+    for name,t in weights:
+        pair = left.pop(name.removeprefix('_orig_mod.').removesuffix('.weight'), None)
+        if pair is not None:
+            a,b = pair
+            if (b.shape[0], a.shape[1])!=tuple(t.shape): raise BundleError(f"the adapter's {name} is {(b.shape[0], a.shape[1])}, the model's {tuple(t.shape)}")
+            t = (t.float() + (b@a).to(t.device)).to(t.dtype)
+        yield name, t
+    if left: raise BundleError(f"the adapter changes {next(iter(left))}, which the model hasn't")
 
 # %% ../nbs/11_bundle.ipynb #e33a5822
 def released_config(
@@ -233,15 +292,16 @@ def read_tokeniser(path:Path, entry:dict)->Tokeniser:
         if entry['kind']=='json': return Tokeniser.from_json(path.read_text(encoding='utf-8'))
         return Tokeniser.from_meta(read_inertly(path)['meta']['tokenizer'])
 
-def read_stage(path:Path, entry:dict, part:str, layout:TokenLayout, dtype:torch.dtype, device:torch.device, how:str|None=None)->GPT:
-    "The first or second stage, its weights quantised (int8, int4) on the way if asked for; raises `BundleError` and `OptionError`."
+def read_stage(path:Path, entry:dict, part:str, layout:TokenLayout, dtype:torch.dtype, device:torch.device, how:str|None=None, adapter:dict|None=None)->GPT:
+    "The first or second stage, an adapter added and its weights quantised (int8, int4) on the way if asked for; raises `BundleError` and `OptionError`."
     check_method(how, device)
     with reading(path):
         config = released_config(read_inertly(path)) if entry['kind']=='released' else GPTConfig(**entry['config'])
         check_stage(config, part, layout)
-        if how is None: return load_gpt(read_weights(path, dtype, device), config, str(path))
+        weights = added(each_weight(path, dtype, device), adapter)
+        if how is None: return load_gpt(dict(weights), config, str(path))
         state, units, ready = {}, {}, {} # as soon as a unit is whole it is quantised, and only its shapes are kept
-        for name,t in each_weight(path, dtype, device):
+        for name,t in weights:
             name = name.removeprefix('_orig_mod.')
             if found := unit_of(name):
                 unit, leaf = found
@@ -287,9 +347,11 @@ class Bundle:
         device:torch.device,
         dtype:torch.dtype,    # of the two stages; the other parts run in float32
         quantise:str|None=None, # int8 or int4 for the weights of the first stage
-        compile:bool|None=False # whether steps of the first stage are compiled; None: where it pays
+        compile:bool|None=False, # whether steps of the first stage are compiled; None: where it pays
+        homes:dict|None=None # part → Place of those that are elsewhere
     ):
         self.manifest, self.place, self.device, self.dtype, self.quantise, self.compile = manifest, place, device, dtype, quantise, compile
+        self.homes = homes or {}
         self.name, self.minimum_reference = manifest['name'], manifest['minimum_reference'] # seconds of speech for a voice
         self.defaults, self.licences = dict(manifest['defaults']), dict(manifest['licences'])
 
@@ -304,9 +366,9 @@ class Bundle:
         if part not in self.parts:
             raise BundleError(f"model {self.name!r} has no {part}; it has {', '.join(self.parts)}" + "; use vocoder 'codec'"*(part=='mbd'))
         entry = self.manifest['parts'][part]
-        place, file = self.place, entry.get('file', FILES[part])
+        place, file = self.homes.get(part, self.place), entry.get('file', FILES[part])
         if entry['kind']=='encodec':
-            local, file = self.place.folder and self.place.folder/'encodec_24khz', 'model.safetensors'
+            local, file = place.folder and place.folder/'encodec_24khz', 'model.safetensors'
             if local and local.is_dir(): return entry, Place(local), file
         return entry, Place(repo=entry['repo'], revision=entry['revision']) if 'repo' in entry else place, file
 
@@ -322,7 +384,8 @@ class Bundle:
     def layout(self)->TokenLayout: return self.manifest.get('layout') or TokenLayout(text_ranks=len(self.tokeniser.mergeable_ranks))
     @cached_property
     def first(self)->GPT:
-        model = read_stage(*self.find('first'), 'first', self.layout, self.dtype, self.device, self.quantise)
+        adapter = self.manifest['parts'].get('first', {}).get('adapter')
+        model = read_stage(*self.find('first'), 'first', self.layout, self.dtype, self.device, self.quantise, adapter and read_adapter(self.place.find(adapter['file']), adapter['scale']))
         model.compiling = self.compile
         return model
     @cached_property
@@ -360,8 +423,9 @@ def load_bundle(
     check_method(quantise, device)
     if compile and quantise and device.type=='cpu': raise OptionError(f"compile=True and quantise={quantise!r} don't go together on a CPU; leave one out")
     manifest, place = find_bundle(str(source), revision)
+    manifest, homes = with_base(manifest, place)
     if dtype is None and quantise=='int4' and device.type=='cuda': dtype = 'bfloat16'
-    return Bundle(manifest, place, device, pick_dtype(device, dtype, is_large(manifest, place)), quantise, compile)
+    return Bundle(manifest, place, device, pick_dtype(device, dtype, is_large(manifest, homes.get('first', place))), quantise, compile, homes)
 
 # %% ../nbs/11_bundle.ipynb #3711744f
 def stored(
@@ -381,7 +445,7 @@ def foreign_files(
     folder:Path
 )->list: # names
     "What is in a folder that isn't part of a bundle."
-    own = {'bundle.json', 'voices', 'README.md', 'LICENSE', *FILES.values()}
+    own = {'bundle.json', 'voices', 'README.md', 'LICENSE', 'adapter.safetensors', *FILES.values()}
     return sorted(o.name for o in folder.iterdir() if o.name not in own)
 
 @contextmanager
@@ -578,7 +642,8 @@ def info(self:Bundle)->dict:
         path = place.here(file)
         return dict(kind=entry['kind'], file=file, at=str(place), bytes=path.stat().st_size if path else None,
                     parameters=count_numbers(path) if path and path.suffix!='.json' and part!='tokeniser' else None, licence=self.licences.get(part, 'not stated'))
-    return dict(name=self.name, at=str(self.place), device=str(self.device), dtype=str(self.dtype).removeprefix('torch.'),
+    based = {'base': self.manifest['base']['model']} if 'base' in self.manifest else {}
+    return dict(name=self.name, at=str(self.place), **based, device=str(self.device), dtype=str(self.dtype).removeprefix('torch.'),
                 minimum_reference=self.minimum_reference, defaults=self.defaults, parts={part: about(part) for part in self.parts},
                 voices={name: voice['source'] for name,voice in self.manifest['voices'].items()})
 
