@@ -13,11 +13,12 @@ from .core import DTYPES, MetaVoiceError, OptionError, OutputError, TextError, w
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'PAGES', 'TOKEN', 'BATCH', 'MEASURING', 'PRETRAINING', 'STAGES', 'BENCHMARKS', 'OVERALL', 'MANY',
-           'SERVING', 'Parser', 'one_line', 'number', 'add_ui', 'add_speaking', 'add_synthesise', 'add_batch',
-           'add_info', 'setting_values', 'add_evaluate', 'add_pretrain', 'add_benchmark', 'add_random', 'make_parser',
-           'read_text', 'check_output', 'Progress', 'OwnWarnings', 'quiet_libraries', 'report', 'spoken_report',
-           'synthesise', 'check_stream', 'sink', 'quiet_end', 'stream', 'batch_report', 'batch', 'sized', 'info_lines',
-           'info', 'benchmark', 'random', 'pretrain', 'add_serve', 'serve', 'evaluate', 'ui', 'main']
+           'FINETUNING', 'SERVING', 'Parser', 'one_line', 'number', 'add_ui', 'add_speaking', 'add_synthesise',
+           'add_batch', 'add_info', 'setting_values', 'add_evaluate', 'add_pretrain', 'add_benchmark', 'add_random',
+           'make_parser', 'read_text', 'check_output', 'Progress', 'OwnWarnings', 'quiet_libraries', 'report',
+           'spoken_report', 'synthesise', 'check_stream', 'sink', 'quiet_end', 'stream', 'batch_report', 'batch',
+           'sized', 'info_lines', 'info', 'benchmark', 'random', 'add_finetune', 'add_merge', 'add_push', 'finetune',
+           'merge', 'push', 'pretrain', 'add_serve', 'serve', 'evaluate', 'ui', 'main']
 
 # %% ../nbs/19_cli.ipynb #1a1dd5ec
 EXAMPLES = """examples:
@@ -250,6 +251,9 @@ def make_parser()->argparse.ArgumentParser:
     add_synthesise(commands, [model])
     add_batch(commands, [model])
     add_info(commands, [model])
+    add_finetune(commands, [])
+    add_merge(commands, [model])
+    add_push(commands, [])
     add_pretrain(commands, [])
     add_evaluate(commands, [model])
     add_serve(commands, [])
@@ -548,6 +552,88 @@ def random(
     from metavoice.bundle import random_bundle
     report([f"{random_bundle(args.out, args.size, args.dtype, args.seed)}: random weights at the shapes of {args.size}; it says nothing"])
 
+# %% ../nbs/19_cli.ipynb #d20310aa
+FINETUNING = """examples:
+  metavoice finetune --train recordings/ --method lora --minutes 5 --out my-voice
+  metavoice finetune --train train.csv --val val.csv --check
+  metavoice finetune --config my-voice.yaml --rate 1e-4
+  metavoice finetune --train train.csv --out my-voice --resume
+  metavoice finetune --train deutsch.csv --tokeniser deutsch.txt --method full --epochs 20 --out deutsch
+  accelerate launch -m metavoice.cli finetune --train train.csv --model metavoiceio/metavoice-1B-v0.1
+  metavoice synthesise "Good morning." --model my-voice
+
+train.csv has the header audio_files|captions, and on each line a recording and its text, or the path of a file that holds it. Also: .jsonl, the layout of
+LJSpeech, an AudioFolder, or a folder of recordings with a .txt beside each. --config takes the names below, with _ for -, as YAML or JSON.
+"""
+
+def add_finetune(commands, parents):
+    "The options of `metavoice finetune`."
+    from dataclasses import fields
+    from metavoice.config import Finetuning, METHODS, TRACKERS, explained
+    tune = commands.add_parser('finetune', parents=parents, help="teach a model a new voice or a new language", epilog=FINETUNING,
+        description="Let a model learn from recordings and what is said in them. What is wrong with them is told at once, before any training. Needs pip install \"metavoice[finetune]\".")
+    tune.add_argument('--config', metavar='FILE', help="settings from a .yaml or .json; flags count more")
+    tune.add_argument('--resume', action='store_true', help="go on with the run in the folder --out, to the same bits on a CPU")
+    tune.add_argument('--check', action='store_true', help="look at the recordings and say what is wrong with them; train nothing")
+    about, lists = explained(Finetuning), dict(method=METHODS, schedule=('constant','cosine'), track=TRACKERS, dtype=DTYPES)
+    for f in fields(Finetuning):
+        kind = f.type.split('|')[0].strip()
+        how = dict(action=argparse.BooleanOptionalAction) if kind=='bool' else dict(nargs='+', metavar='TEXT') if kind=='list' else dict(type=dict(int=int, float=float, str=str)[kind], **(dict(choices=lists[f.name]) if f.name in lists else dict(metavar='X')))
+        shown = '' if f.default in (None, '', False) or kind=='list' else f" (default: {f.default})"
+        tune.add_argument(f"--{f.name.replace('_','-')}", default=None, help=(about[f.name]+shown).replace('%', '%%'), **how)
+    tune.add_argument('-q', '--quiet', action='store_true', help="no progress bars and no report")
+    tune.set_defaults(run=finetune, interrupted="what was learnt is kept; --resume goes on")
+
+def add_merge(commands, parents):
+    "The options of `metavoice merge`."
+    whole = commands.add_parser('merge', parents=parents, help="write a finetuned adapter and its base as one model",
+                                description="Write a model as a whole: what LoRA has learnt is added to its base.")
+    whole.add_argument('run_folder', nargs='?', metavar='RUN', help="the folder of the run or of the adapter (or --model)")
+    whole.add_argument('--out', required=True, metavar='DIR', help="the folder to write; one that holds a model is replaced")
+    whole.add_argument('--dtype', choices=DTYPES, default='float16', help="number format on disk (default: %(default)s)")
+    whole.set_defaults(run=merge)
+
+def add_push(commands, parents):
+    "The options of `metavoice push`."
+    there = commands.add_parser('push', parents=parents, help="put a finetuned model on the Hugging Face Hub", description="Upload the result of a finetuning with samples and a card that says what it was made from. Needs a token: hf auth login.")
+    there.add_argument('run_folder', metavar='RUN', help="the folder of the run")
+    there.add_argument('repo', metavar='OWNER/NAME', help="where to; made if it isn't there")
+    there.add_argument('--public', action='store_true', help="for all to see (default: private)")
+    there.set_defaults(run=push)
+
+def finetune(
+    args # what `make_parser` made of the arguments
+):
+    "The command `finetune`; raises what `Finetune` raises."
+    from dataclasses import fields
+    from metavoice.config import Finetuning, make_config
+    config = make_config(args.config, **{f.name: getattr(args, f.name) for f in fields(Finetuning) if getattr(args, f.name) is not None})
+    from tqdm import tqdm
+    from metavoice.finetune import Finetune
+    run = Finetune(config, resume=args.resume or args.check, progress=None if args.quiet else tqdm)
+    if args.check:
+        report(run.report.lines())
+        return int(bool(run.report.fatal))
+    made = run.run()
+    if run.main and not args.quiet:
+        for part in ('train','val'): report([f"{part}: {run.report.about()[part]['clips']} recordings, {run.report.about()[part]['minutes']} minutes"])
+        report([f"{made} is {'an adapter' if config.method=='lora' and not config.tokeniser else 'a model'}; hear it: metavoice synthesise \"{run.config.say[0] if run.config.say else 'Good morning.'}\" --model {run.out}"])
+    run.accelerator.end_training()
+
+def merge(
+    args # what `make_parser` made of the arguments
+):
+    "The command `merge`; raises `BundleError` and `OutputError`."
+    from metavoice.finetune import merge as merged
+    report([f"{merged(args.run_folder or args.model, args.out, args.dtype)} is a whole model"])
+
+def push(
+    args # what `make_parser` made of the arguments
+):
+    "The command `push`; raises `BundleError`."
+    from metavoice.finetune import push as pushed
+    report([f"{pushed(args.run_folder, args.repo, private=not args.public)} holds the model; for others to use it, they name the commit they trust"])
+
 # %% ../nbs/19_cli.ipynb #959eeea2
 def pretrain(
     args # what `make_parser` made of the arguments
@@ -637,3 +723,6 @@ def main(
         with quiet_libraries(): return args.run(args) or 0
     except MetaVoiceError as e: print(f"metavoice: {one_line(e)}", file=sys.stderr); return 2
     except KeyboardInterrupt: print(f"metavoice: interrupted; {args.interrupted}", file=sys.stderr); return 130
+
+# %% ../nbs/19_cli.ipynb #e201f704
+if __name__=='__main__' and Path(sys.argv[0]).name=='cli.py': sys.exit(main())
