@@ -577,7 +577,7 @@ def page_config(
     token:str # '' for none
 )->dict:
     "What Voilà is told; nothing is read from configuration files that lie about."
-    return dict(Voila=dict(ip=host, port=port, port_retries=0, token=token, open_browser=False, config_file_paths=[], log_level='ERROR', tornado_settings=dict(ws_ping_interval=90_000, ws_ping_timeout=90_000)),
+    return dict(Voila=dict(ip=host, port=port, port_retries=0, token=token, open_browser=False, config_file_paths=[], log_level='ERROR'),
                 VoilaConfiguration=dict(template='lab', allow_template_override='NO', allow_theme_override='NO', strip_sources=True, file_allowlist=[], show_tracebacks=False),
                 KernelManager=dict(transport_encryption='auto'), MappingKernelManager=dict(cull_idle_timeout=IDLE, cull_interval=60))
 
@@ -604,5 +604,6 @@ def serve_page(
         server = Voila(config=Config(page_config(host, port, token)))
         server.initialize([str(path)])
         server.template_paths.insert(0, str(WEB/'page'))
+        logging.getLogger('tornado.general').setLevel(logging.ERROR) # it takes Jupyter's milliseconds between two pings for seconds, and warns
         if ready is not None: IOLoop.current().add_callback(ready, page_url(host, port, token))
         server.start()
