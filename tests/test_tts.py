@@ -354,7 +354,7 @@ def test_memory_does_not_grow_with_the_text(tts, monkeypatch):
         live.update(out)
         return out
     monkeypatch.setattr(pipeline, "first_stage", first_stage); monkeypatch.setattr(pipeline, "second_stage", second_stage)
-    monkeypatch.setattr(pipeline, "vocode", lambda bundle, piece, vocoder, progress: torch.ones(100))
+    monkeypatch.setattr(pipeline, "vocode", lambda bundle, piece, vocoder, progress, steps: torch.ones(100))
     for _ in tts.sounds(tts.pieces(["The dog slept. "*300], seed=1), {}, "codec", batch_size=4): most.append(len(live))
     assert len(most) > 90 and max(most) <= 2
 
