@@ -385,7 +385,7 @@ SIZES = dict(
               UNetConfig(latent_dim=16, hidden=8, depth=2, growth=2., kernel=24, stride=12), 300, 1000, 4, False, False))
 STAGES = ('corpus', 'codec', 'tokeniser', 'first', 'second', 'decoder', 'mbd', 'bundle')
 SHARES = dict(codec=.14, first=.5, second=.2, decoder=.09, mbd=.07) # of the time
-NANO_DEFAULTS = dict(guidance=1., prompt_guidance=2., temperature=.6, top_p=.9, top_k=None, constrain=True, piece_tokens=24,
+NANO_DEFAULTS = dict(guidance=1., prompt_guidance=2., temperature=.6, top_p=.9, top_k=None, constrain=True, piece_tokens=34,
                      second=dict(temperature=.7, top_k=50, padded=False), mbd=dict(steps=4, start=299), vocoder='codec')
 NANO_LICENCES = dict(tokeniser='Apache-2.0', first='Apache-2.0', second='Apache-2.0', codec='Apache-2.0', mbd='Apache-2.0',
                      speaker_encoder='Apache-2.0, Resemble AI, resemblyzer 0.1.4')
