@@ -11,17 +11,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import adaptive_avg_pool1d, normalize
 
-from .audio import Audio, load, opened, resample
+from .audio import Audio, load, log_mel, opened, resample
 from .bundle import Bundle
 from .core import AudioError, MetaVoiceError, OptionError, TextError, cache_dir, content_key, written_whole
 
 # %% auto #0
-__all__ = ['HEADINGS', 'SOUNDS', 'SHORTEST', 'LETTERS_A_SECOND', 'LEVEL', 'Example', 'Problem', 'found_beside', 'caption',
-           'word_times', 'as_example', 'table_rows', 'read_table', 'read_data', 'sound_of', 'duration', 'read_span',
-           'is_clipped', 'cut_at_silences', 'Clip', 'Window', 'clips_of', 'sketch', 'hear', 'Report', 'Heard',
-           'check_data', 'at_level', 'module_key', 'Encoder']
+__all__ = ['HEADINGS', 'SOUNDS', 'SHORTEST', 'LETTERS_A_SECOND', 'ALIKE', 'LEVEL', 'Example', 'Problem', 'found_beside',
+           'caption', 'word_times', 'as_example', 'table_rows', 'read_table', 'read_data', 'sound_of', 'duration',
+           'read_span', 'is_clipped', 'cut_at_silences', 'Clip', 'Window', 'clips_of', 'sketch', 'hear', 'Report',
+           'Heard', 'check_data', 'at_level', 'module_key', 'Encoder']
 
 # %% ../nbs/13_data.ipynb #a2b642a1
 HEADINGS = dict( # what we call it → what others call it
@@ -268,17 +268,17 @@ SHORTEST = .3                # seconds
 LETTERS_A_SECOND = (2., 40.) # people read 10 to 20
 
 def sketch(
-    samples:Tensor, # (time,)
-    parts:int=256
-)->Tensor: # (parts,) of length 1
-    "How loud it is when: nearly the same for the same recording in another format, at another rate or level."
-    size = max(1, len(samples)//parts)
-    loud = samples[:size*parts].reshape(-1, size).square().mean(1).sqrt() if len(samples) >= parts else torch.zeros(parts)
-    return normalize(loud-loud.mean(), dim=0)
+    audio:Audio,
+    parts:int=96
+)->Tensor: # (16·parts,) of length 1
+    "A coarse spectrogram below 4 kHz, without its mean: the same recording's is nearly the same in another format, at another rate or level; another sentence's isn't."
+    mel = log_mel(resample(audio.samples, audio.sample_rate, 8000), 8000, 512, 128, 16)
+    mel = adaptive_avg_pool1d(mel.clamp(min=mel.max()-5)[None], parts)[0]
+    return normalize((mel-mel.mean(1, keepdim=True)).flatten(), dim=0)
 
 def hear(
     clip:Clip
-)->tuple: # the clip with its key, its samples, what is doubtful about it
+)->tuple: # the clip with its key, its sound, what is doubtful about it
     "Listen to a clip; raises `AudioError` where there is nothing to learn from it."
     audio, doubts = clip.audio(), []
     if audio.duration < SHORTEST: raise AudioError(f"{audio.duration:.2f} s are too short; at least {SHORTEST:g} s are needed")
@@ -287,7 +287,7 @@ def hear(
     letters = sum(c.isalnum() for c in clip.text)/audio.duration
     if not LETTERS_A_SECOND[0] <= letters <= LETTERS_A_SECOND[1]: doubts.append(f"{letters:.1f} letters a second; does the text belong to the recording?")
     key = content_key((audio.samples.clamp(-1,1)*32767).round().to(torch.int16).numpy().tobytes(), str(audio.sample_rate))
-    return replace(clip, key=key, seconds=audio.duration), audio.samples, doubts
+    return replace(clip, key=key, seconds=audio.duration), audio, doubts
 
 @dataclass
 class Report:
@@ -330,20 +330,22 @@ class Report:
         return self
 
 # %% ../nbs/13_data.ipynb #4856d1f9
+ALIKE = .97 # cosine of two sketches of one recording, at least: copies in other formats have 0.999, sentences of one voice that differ in a word 0.88
+
 class Heard:
     "Recordings heard so far, to be recognised again."
     def __init__(self): self.buckets = {} # length on a logarithmic scale → [(seconds, sketch, what is kept with it)]
 
     def __call__(self,
-        samples:Tensor,  # (time,)
-        seconds:float,
-        about            # to be given back when it comes again
+        audio:Audio,
+        about        # to be given back when it comes again
     ): # what was kept with the same recording, or None
         "Whether this was heard before."
-        drawn, place = sketch(samples), math.floor(math.log(seconds)/.02)
+        drawn, seconds = sketch(audio), audio.duration
+        place = math.floor(math.log(seconds)/.02)
         for near in (place-1, place, place+1):
             for lasts,other,kept in self.buckets.get(near, []):
-                if abs(lasts-seconds) < .02*seconds and drawn@other > .9: return kept
+                if abs(lasts-seconds) < .02*seconds and drawn@other > ALIKE: return kept
         self.buckets.setdefault(place, []).append((seconds, drawn, about))
 
 def check_data(
@@ -360,9 +362,9 @@ def check_data(
     for name,example in progress(work) if progress else work:
         try:
             for part in clips_of(example, tokeniser, window):
-                clip, samples, doubts = hear(part)
+                clip, audio, doubts = hear(part)
                 problems += [Problem(example.where, what, False) for what in doubts]
-                before = heard(samples, clip.seconds, (name, example.where))
+                before = heard(audio, (name, example.where))
                 if before and before[0]!=name: problems.append(Problem(example.where, f"this recording is also learnt from ({before[1]}); what is validated on mustn't be")); continue
                 if before: problems.append(Problem(example.where, f"the same recording as {before[1]}", False))
                 kept[name].append(clip)

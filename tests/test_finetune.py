@@ -171,9 +171,9 @@ def test_a_new_language(tmp_path, settings):
     Finetune(out=str(tmp_path/"run"), method="last", second=True, tokeniser=str(tmp_path/"own.json"), dtype="float32", **settings).run()
     new = load_bundle(tmp_path/"run", "cpu", "float32")
     assert new.layout.text_ranks == 300 and new.first.config.vocab_sizes == [2049+301] and new.second.config.vocab_sizes[0] == 1025+301
-    assert new.tokeniser.check_text("Schöne Füße.") == "Schöne Füße." and not torch.equal(new.second.transformer.h[0].attn.c_attn.weight, old.second.transformer.h[0].attn.c_attn.weight)
+    assert new.tokeniser.check_text("Größere Füße.") == "Größere Füße." and not torch.equal(new.second.transformer.h[0].attn.c_attn.weight, old.second.transformer.h[0].attn.c_attn.weight)
     from metavoice.tts import TTS
-    assert TTS(new).codes(["Schöne Füße."], seed=0)[0][0].shape[0] == 8
+    assert TTS(new).codes(["Größere Füße."], seed=0)[0][0].shape[0] == 8
 
 def test_samples_and_curves_go_to_the_tracker(tmp_path, settings):
     pytest.importorskip("tensorboard")

@@ -216,7 +216,7 @@ if sys.argv[2] == 'sharded':
     state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy='transformer_based_wrap', cpu_ram_efficient_loading=False)
 from metavoice.gpt import GPT, GPTConfig
 torch.manual_seed(0)
-model = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=32, vocab_sizes=[40], swiglu_multiple_of=8))
+model = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=32, vocab_sizes=[40], swiglu_multiple_of=8, speaker_emb_size=None))
 model.transformer.wpe.requires_grad_(False)
 t = Training(model, sys.argv[1], Recipe(steps=int(sys.argv[3]), rate=1e-2, schedule='constant'), only_learnt=True)
 def logits(t, ids): return model.lm_heads[0](model.transformer.ln_f(blocks(model.embed(ids))))
