@@ -263,8 +263,8 @@ def test_who_hangs_up_while_waiting_frees_the_queue(tts, tmp_path):
     with serve(tts, tmp_path, rows=1, queue=4, denoise=False) as (server, http):
         with http.stream("POST", "/v1/audio/speech", json=dict(model="nano", input=LONG, response_format="pcm")) as answer:
             next(answer.iter_raw())
-            with pytest.raises(httpx.ReadTimeout): httpx.post(f"{server.url}/v1/audio/speech", json=dict(model="nano", input=LONG), timeout=.3)
-            assert wait(lambda: any(job.left for job in server.service.studio.jobs))
+            with pytest.raises(httpx.ReadTimeout): httpx.post(f"{server.url}/v1/audio/speech", json=dict(model="nano", input=LONG), timeout=httpx.Timeout(5, read=.05))
+            assert wait(lambda: "metavoice_left_total 1.0" in http.get("/metrics").text)
         assert wait(lambda: not server.service.studio.jobs)
 
 
