@@ -54,10 +54,11 @@ def number(
         return value
     return convert
 
-# %% ../nbs/19_cli.ipynb #e05c2fcf
+# %% ../nbs/19_cli.ipynb #e6df1b90
 PAGES = """examples:
   metavoice ui
   metavoice ui --model metavoiceio/metavoice-1B-v0.1
+  metavoice ui finetune
   metavoice ui --no-browser --host 0.0.0.0 --port 8866     # for others; the address that is printed holds the token they need
 """
 TOKEN = 'METAVOICE_UI_TOKEN' # in the environment
@@ -65,8 +66,8 @@ TOKEN = 'METAVOICE_UI_TOKEN' # in the environment
 def add_ui(commands, parents):
     "The options of `metavoice ui`."
     page = commands.add_parser('ui', parents=parents, help="speak from a page in the browser", epilog=PAGES,
-        description="Serve a page on this computer: type a text, choose, upload or record a voice, listen. Needs pip install \"metavoice[ui]\".")
-    page.add_argument('app', nargs='?', default='clone', choices=('clone',), help="which page (default: %(default)s)")
+        description="Serve a page on this computer: type a text, choose, upload or record a voice, listen; or finetune. Needs pip install \"metavoice[ui]\".")
+    page.add_argument('app', nargs='?', default='clone', choices=('clone','finetune'), help="which page: speak in a voice of your choice, or teach a model a voice, which keeps recordings and runs in this folder (default: %(default)s)")
     page.add_argument('--host', default='127.0.0.1', metavar='NAME', help="where to listen (default: %(default)s, this computer alone)")
     page.add_argument('--port', type=number(1, 65535, int), metavar='N', help="where to listen (default: 8866, or another one if that is taken)")
     page.add_argument('--token', default=os.environ.get(TOKEN), metavar='TEXT', help=f"what a browser has to show; '' for none, on this computer alone (default: ${TOKEN}, or a fresh one)")
@@ -697,7 +698,7 @@ def evaluate(
         with written_whole(drawn) as temporary: (measures.plot_grid(found, list(compared)) if compared else found.plot()).savefig(temporary, dpi=160)
     report([found[0].about_line(), '', *measures.grid_table(found, list(compared))] if compared else found.report())
 
-# %% ../nbs/19_cli.ipynb #429b8114
+# %% ../nbs/19_cli.ipynb #1b16d155
 def ui(
     args # what `make_parser` made of the arguments
 ):

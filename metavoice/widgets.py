@@ -531,16 +531,19 @@ def wait(self:CloneApp):
 CloneApp.start, CloneApp.work, CloneApp.choose, CloneApp.stop, CloneApp.repeat, CloneApp.wait = start, work, choose, stop, repeat, wait
 
 # %% ../nbs/18_widgets.ipynb #ce043f30
-APPS = dict(clone='CloneApp') # name → the class that draws it
+APPS = dict(clone=('widgets','CloneApp'), finetune=('finetune_widgets','FinetuneApp')) # name → the module, and the class in it that draws it
 
 def app_notebook(
     app:str='clone',   # one of `APPS`
-    model:str='nano'   # what `TTS.from_pretrained` takes
+    model:str='nano',  # what `TTS.from_pretrained` takes
+    folder:str|Path|None=None # where an app that keeps something keeps it; where the notebook is if None
 ): # of nbformat
     "The notebook of an app; raises `OptionError` for one that doesn't exist."
     import nbformat.v4 as v4
     if app not in APPS: raise OptionError(f"there is no app {app!r}; use {' or '.join(APPS)}")
-    cell = v4.new_code_cell(f"from metavoice.widgets import {APPS[app]}\n\n{APPS[app]}({str(model)!r})")
+    module, name = APPS[app]
+    given = [model] if folder is None or app=='clone' else [model, folder]
+    cell = v4.new_code_cell(f"from metavoice.{module} import {name}\n\n{name}({', '.join(repr(str(o)) for o in given)})")
     return v4.new_notebook(cells=[cell], metadata=dict(title='metavoice', kernelspec=dict(display_name='python3', language='python', name='python3')))
 
 # %% ../nbs/18_widgets.ipynb #f2c97da4
@@ -595,12 +598,15 @@ def serve_page(
     import nbformat
     from tornado.ioloop import IOLoop
     from traitlets.config import Config
+    if app=='finetune':
+        try: import accelerate, peft
+        except ImportError as e: raise OptionError(f"finetuning needs {e.name}; pip install \"metavoice[ui,finetune]\"") from None
     if token=='' and host not in LOOPBACK: raise OptionError(f"a page that others can reach, on {host}, needs a token")
     load_bundle(model)
     token, port = secrets.token_urlsafe(18) if token is None else token, free_port(host, port)
     with tempfile.TemporaryDirectory(prefix='metavoice-') as folder:
         path = Path(folder)/f'{app}.ipynb'
-        nbformat.write(app_notebook(app, Path(model).resolve() if Path(model).is_dir() else model), path)
+        nbformat.write(app_notebook(app, Path(model).resolve() if Path(model).is_dir() else model, Path.cwd()), path)
         server = Voila(config=Config(page_config(host, port, token)))
         server.initialize([str(path)])
         server.template_paths.insert(0, str(WEB/'page'))

@@ -62,13 +62,13 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ui(tmp_path_factory):
-    "Starts `metavoice ui` with arguments in an empty folder; comes back with the process and the address once it is there."
+    "Starts `metavoice ui` with arguments, in an empty folder that it has to leave empty unless another one is named; comes back with the process and the address once it is there."
     pytest.importorskip("voila", reason="no voila here, which is a part of metavoice[ui]")
     folder, started, root = tmp_path_factory.mktemp("ui"), [], Path(__file__).parents[1]
     (folder/"empty").mkdir()
-    def start(*arguments):
+    def start(*arguments, cwd=folder/"empty"):
         code = "import sys; from metavoice.cli import main; sys.exit(main())"
-        started.append(subprocess.Popen([sys.executable, "-c", code, "ui", "--no-browser", *map(str, arguments)], cwd=folder/"empty", stdout=subprocess.PIPE, text=True,
+        started.append(subprocess.Popen([sys.executable, "-c", code, "ui", "--no-browser", *map(str, arguments)], cwd=cwd, stdout=subprocess.PIPE, text=True,
                                         env={**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", "METAVOICE_CACHE": str(folder/"cache")}))
         said = started[-1].stdout.readline()
         assert "http" in said, said

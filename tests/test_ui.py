@@ -1,5 +1,5 @@
 "The pages as people see them: `metavoice ui` in headless Chromium."
-import signal, time, urllib.error, urllib.request
+import json, signal, time, urllib.error, urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,10 +18,11 @@ class Page:
     "What a person does and sees."
     def __init__(self, driver, url): self.driver, self.url = driver, url
 
-    def open(self):
+    def open(self, awaited=".mv-main"):
         self.driver.get("about:blank")
         self.driver.get(self.url)
-        until(lambda: self.find("textarea").is_displayed())
+        until(lambda: self.find(awaited))
+        until(lambda: self.find(".mv-main").is_displayed())
         return self
 
     def find(self, selector): return self.driver.find_element("css selector", f".mv {selector}")
@@ -158,3 +159,59 @@ def test_ctrl_c_stops_it(served):
     process, _ = served
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
+
+
+# finetuning
+
+TEXTS = ["The dog slept.", "Where is the red book?", "The old man walked to the river.", "The cat slept quietly.", "The dog and the cat slept.", "Where is the dog?",
+         "The old man slept.", "The cat walked to the river.", "Where is the old man?", "The red book is here."]
+
+def test_a_voice_is_taught_stopped_gone_on_with_and_tried(ui, browser, tmp_path):
+    pytest.importorskip("peft", reason="no peft here, which is a part of metavoice[finetune]")
+    from metavoice.tts import TTS
+    from selenium.webdriver.support.ui import Select
+    for n, (text, audio) in enumerate(zip(TEXTS, TTS.from_pretrained("nano", device="cpu").synthesise(TEXTS, "slt", seed=1, denoise=False))):
+        audio.save(tmp_path/f"{n}.flac")
+        (tmp_path/f"{n}.txt").write_text(text)
+    work = tmp_path/"work"
+    work.mkdir()
+    process, url = ui("finetune", cwd=work)
+    page = Page(browser, url)
+    page.open("input[type=file]")
+    upload = page.find("input[type=file]")
+    for kind in ("flac", "txt"): upload.send_keys("\n".join(str(tmp_path/f"{n}.{kind}") for n in range(10))); until(lambda: "10 recordings" in page.find(".mv-good").text)
+    until(lambda: all(f.get_attribute("value") for f in page.all(".mv-recording input")) and len(page.all(".mv-recording input")) == 10)
+    press = lambda label: until(lambda: next((b for b in page.all("button") if b.text.strip() == label and b.is_enabled()), None)).click()
+    says = lambda words: any(words in n.text for n in page.all(".mv-said"))
+    def number(selector, value, nth=0):
+        page.all(selector)[nth].send_keys("\ue009a\ue000" + f"{value}\t") # Ctrl-A, then over it
+        until(lambda: page.all(selector)[nth].get_attribute("value") == str(value))
+    press("Check the recordings")
+    until(lambda: says("can be learnt from"))
+    assert "10 clips" in page.find(".mv-report").text
+
+    Select(page.find(".mv-length select")).select_by_visible_text("steps")
+    page.find(".jupyter-widget-Collapse-header").click()
+    until(lambda: page.all(".mv-inner input[type=number]")[1].is_displayed())
+    number(".mv-inner input[type=number]", 2, 1)
+    number(".mv-length input", 100000)
+    press("Train")
+    until(lambda: len(page.all(".mv-past > button")) >= 2 and page.all(".mv-chart circle"), 300)
+    page.all(".mv-past > button")[0].click() # a sample is heard while it learns
+    until(lambda: page.js(f"let a = document.querySelector('{SPOKEN} audio'); return a && a.duration > 0 && a.currentTime > 0"))
+    page.driver.save_screenshot(str(tmp_path/"learning.png"))
+    press("Stop")
+    until(lambda: says("Stopped; what was learnt is kept"), 300)
+    reached = json.loads((work/"my-voice"/"first"/"log.jsonl").read_text().splitlines()[-1])["step"]
+    number(".mv-length input", reached + 2)
+    press("Go on with this run")
+    until(lambda: says("Finished"), 300)
+    assert f"step {reached + 2}" in (page.find(".mv-chart").text + (work/"my-voice"/"first"/"log.jsonl").read_text().replace('"step": ', "step "))
+
+    until(lambda: len(page.driver.find_elements("css selector", ".mv")) == 2) # the page for speaking, with the voice that was learnt
+    speaking = page.driver.find_elements("css selector", ".mv")[1]
+    assert speaking.find_element("css selector", ".widget-toggle-button.mod-active").text == "my-voice"
+    speak = speaking.find_element("css selector", ".mv-main")
+    page.js("arguments[0].scrollIntoView()", speak)
+    speak.click()
+    until(lambda: page.js("let a = [...document.querySelectorAll('.mv')].pop().querySelector('.mv-column:nth-child(2) audio'); return a && a.duration > .3 && a.currentTime > 0"), 300)
