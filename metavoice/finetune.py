@@ -443,6 +443,7 @@ def guessed(self:Finetune,
     data:list # of `Spoken`
 )->list: # of (8, frames)
     "Codes as synthesis would have them: the first two as they are, the others as the second stage draws them."
+    if not data: return []
     b = self.bundle
     fits = lambda u: len(u.text)+u.codes.shape[1] <= b.second.config.block_size
     who = self.speakers(data)

@@ -209,9 +209,9 @@ def test_a_voice_is_taught_stopped_gone_on_with_and_tried(ui, browser, tmp_path)
     assert f"step {reached + 2}" in (page.find(".mv-chart").text + (work/"my-voice"/"first"/"log.jsonl").read_text().replace('"step": ', "step "))
 
     until(lambda: len(page.driver.find_elements("css selector", ".mv")) == 2) # the page for speaking, with the voice that was learnt
-    speaking = page.driver.find_elements("css selector", ".mv")[1]
-    assert speaking.find_element("css selector", ".widget-toggle-button.mod-active").text == "my-voice"
-    speak = speaking.find_element("css selector", ".mv-main")
+    inside = lambda selector: page.driver.find_elements("css selector", ".mv")[1].find_element("css selector", selector)
+    until(lambda: inside(".widget-toggle-button.mod-active").text == "my-voice") # its buttons are made anew when a voice is added
+    speak = until(lambda: inside(".mv-main"))
     page.js("arguments[0].scrollIntoView()", speak)
     speak.click()
     until(lambda: page.js("let a = [...document.querySelectorAll('.mv')].pop().querySelector('.mv-column:nth-child(2) audio'); return a && a.duration > .3 && a.currentTime > 0"), 300)
