@@ -569,19 +569,12 @@ LJSpeech, an AudioFolder, or a folder of recordings with a .txt beside each. --c
 
 def add_finetune(commands, parents):
     "The options of `metavoice finetune`."
-    from dataclasses import fields
-    from metavoice.config import Finetuning, METHODS, TRACKERS, explained
+    from metavoice.config import Finetuning, add_flags
     tune = commands.add_parser('finetune', parents=parents, help="teach a model a new voice or a new language", epilog=FINETUNING,
         description="Let a model learn from recordings and what is said in them. What is wrong with them is told at once, before any training. Needs pip install \"metavoice[finetune]\".")
-    tune.add_argument('--config', metavar='FILE', help="settings from a .yaml or .json; flags count more")
     tune.add_argument('--resume', action='store_true', help="go on with the run in the folder --out, to the same bits on a CPU")
     tune.add_argument('--check', action='store_true', help="look at the recordings and say what is wrong with them; train nothing")
-    about, lists = explained(Finetuning), dict(method=METHODS, schedule=('constant','cosine'), track=TRACKERS, dtype=DTYPES)
-    for f in fields(Finetuning):
-        kind = f.type.split('|')[0].strip()
-        how = dict(action=argparse.BooleanOptionalAction) if kind=='bool' else dict(nargs='+', metavar='TEXT') if kind=='list' else dict(type=dict(int=int, float=float, str=str)[kind], **(dict(choices=lists[f.name]) if f.name in lists else dict(metavar='X')))
-        shown = '' if f.default in (None, '', False) or kind=='list' else f" (default: {f.default})"
-        tune.add_argument(f"--{f.name.replace('_','-')}", default=None, help=(about[f.name]+shown).replace('%', '%%'), **how)
+    add_flags(tune, Finetuning)
     tune.add_argument('-q', '--quiet', action='store_true', help="no progress bars and no report")
     tune.set_defaults(run=finetune, interrupted="what was learnt is kept; --resume goes on")
 
@@ -606,9 +599,8 @@ def finetune(
     args # what `make_parser` made of the arguments
 ):
     "The command `finetune`; raises what `Finetune` raises."
-    from dataclasses import fields
     from metavoice.config import Finetuning, make_config
-    config = make_config(args.config, **{f.name: getattr(args, f.name) for f in fields(Finetuning) if getattr(args, f.name) is not None})
+    config = make_config(Finetuning, args.config, flags=vars(args))
     from tqdm import tqdm
     from metavoice.finetune import Finetune
     run = Finetune(config, resume=args.resume or args.check, progress=None if args.quiet else tqdm)
@@ -657,19 +649,19 @@ Every option is a variable, too: --max-text is METAVOICE_MAX_TEXT. http://127.0.
 
 def add_serve(commands, parents):
     "The options of `metavoice serve`."
-    from metavoice.configuration import add_flags
+    from metavoice.config import ServerConfig, add_flags
     server = commands.add_parser('serve', help="speak over HTTP, for OpenAI's clients and others", epilog=SERVING,
         description="Serve speech over HTTP: POST /v1/audio/speech as OpenAI has it, POST /tts as the first MetaVoice server had it, voices, health, metrics. Needs pip install \"metavoice[serve]\".")
     server.add_argument('--model', metavar='NAME', help="nano (default), a folder, or owner/name on the Hugging Face Hub")
-    add_flags(server)
+    add_flags(server, ServerConfig)
     server.set_defaults(run=serve, interrupted='the server was stopped')
 
 def serve(
     args # what `make_parser` made of the arguments
 ):
     "The command `serve`; raises `OptionError`, and `BundleError` where the model can't be loaded."
-    from metavoice.configuration import ServerConfig
-    config = ServerConfig.make(vars(args))
+    from metavoice.config import ServerConfig, make_config
+    config = make_config(ServerConfig, args.config, environ=os.environ, flags=vars(args))
     try: from metavoice import serve as server
     except ImportError as e: raise OptionError(f'the server needs {e.name}: pip install "metavoice[serve]"') from None
     server.serve(config)

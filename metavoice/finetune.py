@@ -167,7 +167,7 @@ class Finetune:
         told=None,                   # called with each line of the log
         **settings                   # of `Finetuning`
     ):
-        self.config = config or make_config(**settings)
+        self.config = config or make_config(Finetuning, **settings)
         if not self.config.train: raise OptionError("there is nothing to learn from; give train: a table of recordings and texts, or a folder")
         self.out, self.resume, self.progress, self.told, self.training, self.stopping = Path(self.config.out), resume, progress, told, None, False
         if not resume and any((self.out/o).exists() for o in ('first','bundle')): raise OptionError(f"there is a run in {self.out}; go on with it by resume, or choose another folder")

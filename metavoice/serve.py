@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 
 from . import __version__
 from .audio import Limits
-from .configuration import ServerConfig
+from .config import ServerConfig
 from .core import AudioError, MetaVoiceError, OptionError, TextError
 from .engine import STREAMS, Busy, Encoder, Gone, Job, Late, Studio
 from .tts import TTS, Voice, drawing_options, pick_vocoder

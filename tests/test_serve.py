@@ -12,7 +12,7 @@ pytest.importorskip("fastapi", reason='needs pip install "metavoice[serve]"')
 import httpx, openai, soundfile
 
 import metavoice.serve as serving
-from metavoice.configuration import ServerConfig
+from metavoice.config import ServerConfig
 from metavoice.serve import running
 from metavoice.tts import TTS
 from metavoice.voices import load_voice
@@ -375,12 +375,13 @@ def test_compose_file_is_right():
     "By docker itself where it is; what can be read without it, always."
     import yaml
     compose = yaml.safe_load((ROOT/"docker-compose.yml").read_text())
-    assert {"server", "ui"} <= set(compose["services"])
+    assert {"server", "ui", "finetune"} <= set(compose["services"])
     for name,service in compose["services"].items():
         assert all(str(port).startswith("127.0.0.1:") for port in service["ports"]), f"{name} is open to the network"
         assert "healthcheck" in service and any("/cache" in o for o in service["volumes"])
     docker = (ROOT/"Dockerfile").read_text()
-    assert "USER metavoice" in docker and "HEALTHCHECK" in docker
+    assert "USER metavoice" in docker and "HEALTHCHECK" in docker and "[serve,ui,finetune]" in docker
+    assert compose["services"]["finetune"]["working_dir"] == "/runs" in [o.split(":")[1] for o in compose["services"]["finetune"]["volumes"]]
 
 def test_docker_compose_config():
     for command in (["docker", "compose"], ["docker-compose"]):
