@@ -28,12 +28,13 @@ from .tts import TTS, Voice
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'MATRICES', 'STRETCH', 'ALIKE', 'WIDTH', 'RATE', 'LENGTHS', 'SHARES', 'MANY', 'set_dropout',
-           'choose_weights', 'learning', 'collate', 'same_voice', 'stretches', 'with_text_rows', 'with_tokeniser',
-           'own_tokeniser', 'Finetune', 'split', 'prepare', 'settle', 'recipe', 'shares', 'slim', 'speaking', 'begin',
-           'begun', 'unseen', 'spoken_samples', 'to_trackers', 'train_stages', 'train_second_stage', 'guessed',
-           'train_codec_decoder', 'best_weights', 'write_reference', 'take_decoder', 'write_adapter', 'write_whole',
-           'finish', 'run', 'merge', 'read_log', 'plot_log', 'LivePlot', 'model_card', 'push']
+__all__ = ['logger', 'MATRICES', 'STRETCH', 'ALIKE', 'WIDTH', 'RATE', 'LORA_RATE', 'NARROW', 'DECODER_STEPS', 'LENGTHS', 'SHARES',
+           'MANY', 'set_dropout', 'choose_weights', 'learning', 'collate', 'same_voice', 'stretches', 'with_text_rows',
+           'with_tokeniser', 'own_tokeniser', 'Finetune', 'split', 'prepare', 'settle', 'recipe', 'shares', 'slim',
+           'speaking', 'begin', 'begun', 'unseen', 'spoken_samples', 'to_trackers', 'train_stages',
+           'train_second_stage', 'guessed', 'train_codec_decoder', 'best_weights', 'write_reference', 'take_decoder',
+           'write_adapter', 'write_whole', 'finish', 'run', 'merge', 'read_log', 'plot_log', 'LivePlot', 'model_card',
+           'push']
 
 # %% ../nbs/14_finetune.ipynb #59004c16
 MATRICES = ['c_attn', 'c_proj', 'c_fc', 'w1', 'w3'] # of a block, which LoRA goes beside
@@ -64,9 +65,9 @@ def choose_weights(
         except ImportError: raise MetaVoiceError('LoRA needs peft: pip install "metavoice[finetune]"') from None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            inject_adapter_in_model(LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=MATRICES), model)
+            inject_adapter_in_model(LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout or 0., target_modules=MATRICES), model)
     if tables: model.transformer.wtes[0].requires_grad_()
-    return set_dropout(model, config.dropout)
+    return set_dropout(model, config.dropout or 0.)
 
 def learning(model:nn.Module)->int: return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -156,7 +157,10 @@ def own_tokeniser(
 
 # %% ../nbs/14_finetune.ipynb #6787537d
 WIDTH, RATE = 2048, 3e-5 # of MetaVoice-1B, and what the released finetuning takes for it
-LENGTHS = ('epochs', 'steps', 'minutes', 'log_steps', 'evaluate_steps', 'save_steps', 'say', 'samples', 'track', 'train', 'val', 'out', 'skip', 'compile', 'voice', 'dtype') # what may change from session to session
+LORA_RATE = 3e-4         # which depends little on the width
+NARROW = 1024            # models below it learn from their recordings longer, and whole: nothing is left out
+DECODER_STEPS = 150      # after which a minute of speech has told the decoder what it can
+LENGTHS = ('epochs', 'steps', 'minutes', 'decoder_steps', 'log_steps', 'evaluate_steps', 'save_steps', 'say', 'samples', 'track', 'train', 'val', 'out', 'skip', 'compile', 'voice', 'dtype') # what may change from session to session
 
 class Finetune:
     "A finetuning in a folder, from its configuration; raises `OptionError` where there is a run already and `resume` isn't asked for."
@@ -251,7 +255,11 @@ Finetune.split, Finetune.prepare = split, prepare
 def settle(self:Finetune):
     "Fill in what depends on model and data, and keep it in the run's folder; raises `OptionError` where the run there was another."
     c, b = self.config, self.bundle
-    if c.rate is None: c = replace(c, rate=RATE*WIDTH/b.first.config.n_embd*(10 if c.method=='lora' else 1))
+    narrow = b.first.config.n_embd < NARROW
+    if c.rate is None: c = replace(c, rate=LORA_RATE if c.method=='lora' else RATE*WIDTH/b.first.config.n_embd)
+    if c.dropout is None: c = replace(c, dropout=0. if narrow else .1)
+    if c.epochs is None: c = replace(c, epochs=5. if narrow else 2.)
+    if c.decoder_steps is None: c = replace(c, decoder_steps=c.steps or DECODER_STEPS)
     if c.drop_text is None: c = replace(c, drop_text=.1 if b.defaults.get('prompt_guidance', 1) > 1 else 0.)
     self.epoch = max(1, math.ceil(len(self.train)/(c.batch*c.accumulate*self.accelerator.num_processes)))
     if c.evaluate_steps is None: c = replace(c, evaluate_steps=max(self.epoch, c.log_steps))
@@ -272,7 +280,7 @@ def settle(self:Finetune):
         self.out.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as t: t.write_text(json.dumps(asdict(c) | dict(data=self.data_key), indent=1, ensure_ascii=False), encoding='utf-8')
 
-SHARES = dict(first=.4, second=.2, decoder=.4) # of the time
+SHARES = dict(first=.3, second=.2, decoder=.5) # of the time
 
 def recipe(self:Finetune,
     stage:str='first',
@@ -281,7 +289,7 @@ def recipe(self:Finetune,
     "How long and how fast."
     c = self.config
     share = SHARES[stage]/sum(SHARES[o] for o in self.stages)
-    steps = None if c.budget=='minutes' else c.steps or max(1, round(c.epochs*self.epoch))
+    steps = None if c.budget=='minutes' else c.decoder_steps if stage=='decoder' else c.steps or max(1, round(c.epochs*self.epoch))
     return Recipe(**dict(minutes=share*(c.minutes or 0.), steps=steps, rate=c.rate, least=c.rate/10, schedule=c.schedule, warmup=c.warmup, weight_decay=c.weight_decay, clip=c.clip, accumulate=c.accumulate,
                          save_steps=c.save_steps, bf16=c.bf16, seed=c.seed) | other)
 
@@ -412,7 +420,7 @@ def train_stages(self:Finetune)->bool: # whether it was trained to the end
 def train_second_stage(self:Finetune)->bool:
     "Train all of the second stage, for as long as the first."
     c, b = self.config, self.bundle
-    model = set_dropout(b.second, c.dropout).requires_grad_().to(b.device)
+    model = set_dropout(b.second, c.dropout or 0.).requires_grad_().to(b.device)
     training, batches = self.begin('second', model)
     fitting = [u for u in self.val if len(u.text)+u.codes.shape[1] <= model.config.block_size]
     self.val, val = fitting, self.val

@@ -195,6 +195,15 @@ def test_samples_and_curves_go_to_the_tracker(tmp_path, settings):
     events = EventAccumulator(str(next(p.parent for p in tmp_path.rglob("events.out*") if p.parent.name == "metavoice"))).Reload().Tags()
     assert "sample_1" in events["audio"] and "sample_1_spectrogram" in events["images"] and {"loss", "held_out_audio", "rate", "tokens_per_second"} <= set(events["scalars"])
 
+def test_wandb_gets_samples_and_curves_too(tmp_path, settings, monkeypatch):
+    pytest.importorskip("wandb", reason="pip install wandb")
+    for name,value in dict(WANDB_MODE="offline", WANDB_SILENT="true", WANDB_DIR=str(tmp_path)).items(): monkeypatch.setenv(name, value)
+    (tmp_path/"say.json").write_text(json.dumps(settings | dict(model="nano", track="wandb", samples=1, say=["The dog slept."], steps=2, evaluate_steps=2)))
+    assert main(["finetune", "--config", str(tmp_path/"say.json"), "--out", str(tmp_path/"run"), "-q"]) == 0
+    kept = [f for f in tmp_path.rglob("offline-run-*/**/*") if f.is_file()]
+    assert [f.suffix for f in kept if f.stat().st_size > 1000].count(".wandb") == 1
+    assert any("sample_1" in f.name and f.suffix == ".wav" for f in kept) and any("sample_1_spectrogram" in f.name and f.suffix == ".png" for f in kept)
+
 def test_the_command_says_what_to_do_next(tmp_path, settings, capsys):
     assert main([a for a in command(tmp_path/"my voice", settings) if a != "-q"]) == 0
     said = capsys.readouterr().out
