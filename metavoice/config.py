@@ -107,7 +107,7 @@ class Finetuning(Settings):
     tokeniser: str|None = None     # for a new language: a tokeniser's JSON, or a text file to learn one from; the text's embeddings are made anew where it has new tokens
     second: bool = False           # let the second stage learn too, afterwards, all of it (not with lora)
     decoder: bool|None = None      # let the codec's decoder learn how the voice sounds, afterwards; if not given, where the codec is one of our own (EnCodec stays as it is)
-    epochs: Positive|None = None   # times through the recordings; if not given 2, as released, and 5 for models as narrow as nano
+    epochs: Positive = 2.          # times through the recordings
     steps: Number|None = None      # steps, in place of epochs
     minutes: Positive|None = None  # of training, in place of epochs or steps; shared out where more than the first stage learns
     decoder_steps: Number|None = None # of the codec's decoder, where the training isn't given in minutes; if not given as many as steps, else 150

@@ -158,7 +158,7 @@ def own_tokeniser(
 # %% ../nbs/14_finetune.ipynb #6787537d
 WIDTH, RATE = 2048, 3e-5 # of MetaVoice-1B, and what the released finetuning takes for it
 LORA_RATE = 3e-4         # which depends little on the width
-NARROW = 1024            # models below it learn from their recordings longer, and whole: nothing is left out
+NARROW = 1024            # models below it learn whole: nothing is left out
 DECODER_STEPS = 150      # after which a minute of speech has told the decoder what it can
 LENGTHS = ('epochs', 'steps', 'minutes', 'decoder_steps', 'log_steps', 'evaluate_steps', 'save_steps', 'say', 'samples', 'track', 'train', 'val', 'out', 'skip', 'compile', 'voice', 'dtype') # what may change from session to session
 
@@ -255,10 +255,8 @@ Finetune.split, Finetune.prepare = split, prepare
 def settle(self:Finetune):
     "Fill in what depends on model and data, and keep it in the run's folder; raises `OptionError` where the run there was another."
     c, b = self.config, self.bundle
-    narrow = b.first.config.n_embd < NARROW
     if c.rate is None: c = replace(c, rate=LORA_RATE if c.method=='lora' else RATE*WIDTH/b.first.config.n_embd)
-    if c.dropout is None: c = replace(c, dropout=0. if narrow else .1)
-    if c.epochs is None: c = replace(c, epochs=5. if narrow else 2.)
+    if c.dropout is None: c = replace(c, dropout=0. if b.first.config.n_embd < NARROW else .1)
     if c.decoder_steps is None: c = replace(c, decoder_steps=c.steps or DECODER_STEPS)
     if c.drop_text is None: c = replace(c, drop_text=.1 if b.defaults.get('prompt_guidance', 1) > 1 else 0.)
     self.epoch = max(1, math.ceil(len(self.train)/(c.batch*c.accumulate*self.accelerator.num_processes)))
