@@ -10,8 +10,9 @@ import torch, torch.nn.functional as F
 from .core import OptionError
 
 # %% auto #0
-__all__ = ['CALL', 'attention_mask', 'plain_attention', 'partial_attention', 'merge_splits', 'split_attention', 'choose_kernel',
-           'flash_attention', 'attention', 'KVCache', 'Behind', 'StaticCache']
+__all__ = ['CALL', 'attention_mask', 'plain_attention', 'partial_attention', 'merge_splits', 'split_attention', 'tile_units',
+           'choose_kernel', 'cache_format', 'flash_attention', 'bags', 'row_attention', 'attention', 'KVCache',
+           'Behind', 'StaticCache']
 
 # %% ../nbs/05_flash_decoding.ipynb #b59bc95d
 def attention_mask(
@@ -83,12 +84,19 @@ def split_attention(
 
 # %% ../nbs/05_flash_decoding.ipynb #ac524420
 @functools.cache
+def tile_units()->bool:
+    "Whether this CPU has AMX."
+    supported = getattr(torch.cpu, '_is_amx_tile_supported', None)
+    return supported is not None and supported()
+
+@functools.cache
 def choose_kernel(
     device,             # a torch.device or its name
-    dtype=torch.float32 # number format of queries, keys and values
-)->str: # 'flash_attn' or 'sdpa'
-    "The library kernel that serves cached attention on this device."
+    dtype=torch.float32 # number format of keys and values
+)->str: # 'flash_attn', 'sdpa', or 'rows' for a single query
+    "The kernel that serves cached attention on this device."
     device = torch.device(device)
+    if device.type=='cpu': return 'rows' if dtype!=torch.bfloat16 and 'fbgemm' in torch.backends.quantized.supported_engines and not tile_units() else 'sdpa'
     if device.type!='cuda' or dtype not in (torch.float16, torch.bfloat16): return 'sdpa'
     if torch.cuda.get_device_capability(device)[0]<8: return 'sdpa'
     try: from flash_attn import flash_attn_with_kvcache
@@ -97,6 +105,13 @@ def choose_kernel(
         logging.getLogger(__name__).warning("flash_attn is installed but can't be loaded (%s); using PyTorch's attention", e)
         return 'sdpa'
     return 'flash_attn'
+
+def cache_format(
+    device,     # a torch.device or its name
+    dtype       # number format of the model
+): # a torch.dtype
+    "The number format in which this device reads cached keys and values fastest: float16 in place of bfloat16 where single queries have a kernel for it."
+    return torch.float16 if dtype==torch.bfloat16 and torch.device(device).type=='cpu' and choose_kernel(device, torch.float16)=='rows' else dtype
 
 # %% ../nbs/05_flash_decoding.ipynb #578cead3
 def flash_attention(
@@ -113,6 +128,30 @@ def flash_attention(
     out = kernel(q.transpose(1,2), k.transpose(1,2), v.transpose(1,2), cache_seqlens=lengths.int(), causal=causal)
     return out.transpose(1,2)
 
+# %% ../nbs/05_flash_decoding.ipynb #16c2d72a
+@functools.lru_cache(maxsize=8)
+def bags(
+    n:int,    # heads of all rows
+    size:int, # positions there is memory for in each
+    S:int     # of which are wanted
+)->torch.Tensor: # (n, S) int32
+    "Where the wanted positions are in a table of all positions; a step's layers ask for the same."
+    return torch.arange(0, n*size, size, dtype=torch.int32)[:,None] + torch.arange(S, dtype=torch.int32)
+
+def row_attention(
+    q:torch.Tensor,               # (batch, heads, 1, d) one query a head, float32 or float16, on a CPU
+    k:torch.Tensor,               # (batch, heads, S, d) keys
+    v:torch.Tensor,               # (batch, heads, S, d) values; a cache's first S positions, or contiguous
+    mask:torch.Tensor|None=None   # broadcasts to (batch, heads, 1, S), True where a query may look
+)->torch.Tensor: # (batch, heads, 1, d); zeros where there is nothing to see
+    "Attention of single queries at the speed of reading, without gradients."
+    (b,h,S,d), size = v.shape, v.stride(1)//v.shape[3]
+    if v.stride()!=(h*size*d, size*d, d, 1): v,size = v.contiguous(),S
+    scores = (k @ (q*d**-.5).mT).mT # (batch, heads, 1, S)
+    weights = scores.softmax(-1) if mask is None else scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0)
+    table = v.as_strided(((b*h-1)*size+S, d), (d,1))
+    return F.embedding_bag(bags(b*h, size, S), table, mode='sum', per_sample_weights=weights.reshape(b*h, S)).view(b, h, 1, d)
+
 # %% ../nbs/05_flash_decoding.ipynb #5a3d5032
 def attention(
     q:torch.Tensor,                     # (batch, heads, T, d) queries
@@ -123,16 +162,20 @@ def attention(
     mask:torch.Tensor|None=None,        # `attention_mask` of these lengths, if it has been made already
     dropout:float=0.                    # share of the weights dropped, in training
 )->torch.Tensor: # (batch, heads, T, d); zeros where there is nothing to see
-    "Scaled dot-product attention by the kernel that `choose_kernel` names; the one entrance for all models."
+    "Scaled dot-product attention by the kernel that `choose_kernel` names; the one entrance for all models. Keys and values may be in another number format."
     T = q.shape[2]
     if isinstance(lengths, int): k,v,lengths = k[:,:,:lengths], v[:,:,:lengths], None
     S = k.shape[2]
     if q.is_cuda and not q.requires_grad and choose_kernel(q.device, q.dtype)=='flash_attn':
         return flash_attention(q, k, v, lengths, causal)
-    if lengths is None:
+    if mask is None and lengths is not None: mask = attention_mask(lengths, T, S, causal, q.device)
+    if T==1 and choose_kernel(k.device, k.dtype)=='rows' and not (dropout or q.requires_grad or k.requires_grad):
+        return row_attention(q.to(k.dtype), k, v, mask).to(q.dtype)
+    k,v = k.to(q.dtype),v.to(q.dtype)
+    if mask is None:
         if T==1 or not causal: return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         if T==S: return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
-    if mask is None: mask = attention_mask(lengths, T, S, causal, q.device)
+        mask = attention_mask(None, T, S, causal, q.device)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 # %% ../nbs/05_flash_decoding.ipynb #3d58759d
@@ -144,7 +187,7 @@ class KVCache:
         n_layer:int, batch:int, n_head:int,
         capacity:int,        # positions that a row may reach
         head_dim:int,
-        dtype=torch.float32, # number format of keys and values
+        dtype=torch.float32, # number format in which keys and values are kept; queries may have another
         device='cpu',
         block:int=256        # positions by which the buffers grow
     ):
@@ -225,7 +268,7 @@ class KVCache:
         T = q.shape[2]
         if not self.even and T==1 and (runs := self._make('runs', lambda: self._runs(k))): return self.attend_runs(layer, q, k, v, runs)
         k,v = self.update(layer, k, v)
-        masked = (not self.even or (T>1 and self.filled>0)) and choose_kernel(q.device, q.dtype)=='sdpa'
+        masked = (not self.even or (T>1 and self.filled>0)) and choose_kernel(q.device, q.dtype)!='flash_attn'
         mask = self._make(('mask',T), lambda: attention_mask(self.seen(T), T, k.shape[2], True, q.device)) if masked else None
         return attention(q, k, v, self.seen(T), causal=True, mask=mask)
 
@@ -239,7 +282,7 @@ class KVCache:
         keys,values = self._keys[layer],self._values[layer]
         if len(keys)!=n: keys,values = keys[:n],values[:n]
         keys[:,:,at],values[:,:,at] = k,v
-        return F.scaled_dot_product_attention(q[:,:,None], keys[:,:,:at+1], values[:,:,:at+1]).view(n, -1)
+        return attention(q[:,:,None], keys[:,:,:at+1], values[:,:,:at+1]).view(n, -1)
 
     def attend_runs(self, layer:int, q:torch.Tensor, k:torch.Tensor, v:torch.Tensor, runs:list)->torch.Tensor:
         "One new token for each row, a call for each run of equally long rows."

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from .core import BundleError, OptionError, cache_dir
-from .flash_decoding import KVCache, StaticCache, attention
+from .flash_decoding import KVCache, StaticCache, attention, cache_format, tile_units
 
 # %% auto #0
-__all__ = ['FEW', 'COMPILE_AFTER', 'GPTConfig', 'RMSNorm', 'LayerNorm', 'make_norm', 'tile_units', 'Linear', 'SwiGLU', 'MLP',
-           'SelfAttention', 'Block', 'GPT', 'one_token', 'to_compile', 'compiled_step', 'Decoder', 'without_memory',
-           'strip_prefix', 'take_state', 'load_gpt']
+__all__ = ['FEW', 'COMPILE_AFTER', 'GPTConfig', 'RMSNorm', 'LayerNorm', 'make_norm', 'Linear', 'SwiGLU', 'MLP', 'SelfAttention',
+           'Block', 'GPT', 'one_token', 'to_compile', 'compiled_step', 'Decoder', 'without_memory', 'strip_prefix',
+           'take_state', 'load_gpt']
 
 # %% ../nbs/06_gpt.ipynb #f502c53b
 @dataclass
@@ -94,12 +94,6 @@ class LayerNorm(nn.Module):
 def make_norm(config:GPTConfig): return RMSNorm(config.n_embd, config.rmsnorm_eps) if config.norm_type=='rmsnorm' else LayerNorm(config.n_embd, config.bias)
 
 # %% ../nbs/06_gpt.ipynb #d97b0ef9
-@functools.cache
-def tile_units()->bool:
-    "Whether this CPU has AMX."
-    supported = getattr(torch.cpu, '_is_amx_tile_supported', None)
-    return supported is not None and supported()
-
 class Linear(nn.Linear):
     "A linear layer that is quick for a few rows in bfloat16 on a CPU."
     def forward(self, x):
@@ -237,9 +231,10 @@ class GPT(nn.Module):
         batch:int,     # rows
         capacity:int   # positions
     )->KVCache:
-        "An empty cache of this model's shape, device and number format."
+        "An empty cache of this model's shape, on its device, in the format that is read fastest there."
         c, w = self.config, self.transformer.wpe.weight
-        return KVCache(c.n_layer, batch, c.n_head, capacity, c.n_embd//c.n_head, w.dtype, w.device)
+        dtype = w.dtype if self.compiling else cache_format(w.device, w.dtype)
+        return KVCache(c.n_layer, batch, c.n_head, capacity, c.n_embd//c.n_head, dtype, w.device)
 
     @property
     def parameters_count(self)->int: return sum(p.numel() for p in self.parameters())

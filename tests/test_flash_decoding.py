@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from metavoice.core import OptionError
-from metavoice.flash_decoding import (KVCache, attention, attention_mask, choose_kernel, flash_attention, merge_splits,
-    partial_attention, plain_attention, split_attention)
+from metavoice.flash_decoding import (KVCache, attention, attention_mask, cache_format, choose_kernel, flash_attention, merge_splits,
+    partial_attention, plain_attention, row_attention, split_attention)
 
 
 @pytest.fixture
@@ -72,7 +72,8 @@ def test_flash_attn_is_called_the_right_way_round(generator):
         torch.testing.assert_close(flash_attention(q, k, v, lengths, True, kernel), plain(q, k, v, lengths, True), atol=0, rtol=0)
 
 def test_which_kernel():
-    assert choose_kernel('cpu')==choose_kernel('cpu', torch.bfloat16)==choose_kernel('mps', torch.float16)=='sdpa'
+    assert choose_kernel('mps', torch.float16)==choose_kernel('cpu', torch.bfloat16)=='sdpa' and choose_kernel('cpu') in ('sdpa','rows')
+    assert cache_format('mps', torch.bfloat16)==torch.bfloat16 and cache_format('cpu', torch.float32)==torch.float32
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu(generator):
@@ -137,3 +138,23 @@ def test_half_precision():
     x = torch.randn(2, 4, 3, 8).bfloat16()
     cache.attend(0, x, x, x); cache.advance([3,1])
     assert cache.attend(0, x[:,:,:1], x[:,:,:1], x[:,:,:1]).dtype==torch.bfloat16
+
+@pytest.mark.parametrize("dtype,close", [(torch.float32, 1e-5), (torch.float16, 3e-3)])
+def test_single_queries(generator, dtype, close):
+    q,k,v = qkv(generator)
+    rows = [o.to(dtype) for o in (q,k,v)]
+    torch.testing.assert_close(row_attention(*rows, attention_mask(LENGTHS, 1, 50)).float(), plain(q, k, v, LENGTHS, False), atol=close, rtol=0)
+    part = row_attention(rows[0][1:3], rows[1][1:3,:,:26], rows[2][1:3,:,:26]) # rows and positions out of larger buffers
+    torch.testing.assert_close(part.float(), plain(q[1:3], k[1:3,:,:26], v[1:3,:,:26], None, False), atol=close, rtol=0)
+    odd = rows[2].transpose(1,2).contiguous().transpose(1,2) # values whose heads don't lie apart
+    torch.testing.assert_close(row_attention(rows[0], rows[1], odd).float(), plain(q, k, v, None, False), atol=close, rtol=0)
+    rows[0][0] = float('nan') # what isn't a number isn't hidden
+    assert row_attention(*rows, attention_mask(LENGTHS, 1, 50))[0].isnan().all()
+
+def test_cached_in_another_format(generator):
+    cache = KVCache(2, 3, 4, 40, 8, dtype=torch.float16)
+    half = lambda x: x.bfloat16().float()
+    for got,right in run(cache, 2, [half(torch.randn(4,n,8, generator=generator)) for n in (7,2,11)], 15, 9, generator):
+        torch.testing.assert_close(got, right, atol=5e-3, rtol=0)
+    x = torch.randn(2, 4, 1, 8).bfloat16()
+    assert cache.attend(0, x, x, x).dtype==torch.bfloat16
