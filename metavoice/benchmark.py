@@ -15,7 +15,7 @@ from .bundle import load_bundle, random_bundle
 from .core import MetaVoiceError, OptionError, TokenLayout, native_bfloat16
 from .gpt import GPT, GPTConfig, take_state, without_memory
 from .mbd import UNetConfig, denoise, draw_noise, untrained_mbd
-from .quantise import quantise, what_is_lost
+from .quantise import HALF, half_pays, quantise, what_is_lost
 from .sampling import Request, Rows, generate, generate_stream
 from .tts import TTS, drawing_options, prompt_of
 
@@ -186,7 +186,9 @@ def large_model(
 )->tuple: # GPT, what to call it
     "Random weights at the released shape, in the number format that this machine would take."
     dtype = torch.bfloat16 if native_bfloat16() else torch.float32
-    return random_gpt(shape('1b', quick), dtype), f"1B{', 2 layers,' if quick else ''} {str(dtype).removeprefix('torch.')}"
+    model = random_gpt(shape('1b', quick), dtype)
+    if half_pays(model.transformer.wpe.weight.device, dtype): quantise(model, HALF)
+    return model, f"1B{', 2 layers,' if quick else ''} {str(dtype).removeprefix('torch.')}"
 
 def decoding(
     quick:bool=False
@@ -298,7 +300,7 @@ def kilobytes(key): return int([o for o in open('/proc/self/status') if o.starts
 if sys.argv[2]!='none': import torchao.quantization
 open('/proc/self/clear_refs', 'w').write('5') # forget the peak of the imports
 before, begin = kilobytes('VmRSS'), time.perf_counter()
-model = load_bundle(sys.argv[1], 'cpu', quantise=None if sys.argv[2]=='none' else sys.argv[2]).first
+model = load_bundle(sys.argv[1], 'cpu', quantise=None if sys.argv[2]=='none' else sys.argv[2], pack=True).first
 print(time.perf_counter()-begin, kilobytes('VmHWM')-before, kilobytes('VmRSS')-before)
 '''
 

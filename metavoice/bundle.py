@@ -17,7 +17,7 @@ from .codec import NanoCodec, NanoCodecConfig
 from .core import BundleError, OptionError, OutputError, TokenLayout, content_key, download, pick_device, pick_dtype
 from .gpt import GPT, GPTConfig, load_gpt, strip_prefix, take_state, without_memory
 from .mbd import MultiBandDiffusion, UNetConfig, fit_processors, read_inertly, read_released_mbd, untrained_mbd
-from .quantise import check_method, give_back, is_whole, quantised_unit, unit_of
+from .quantise import HALF, check_method, give_back, half_pays, is_whole, own_head, quantised_unit, unit_of
 from .speaker_encoder import SpeakerEncoder
 from .tokeniser import Tokeniser
 
@@ -293,7 +293,7 @@ def read_tokeniser(path:Path, entry:dict)->Tokeniser:
         return Tokeniser.from_meta(read_inertly(path)['meta']['tokenizer'])
 
 def read_stage(path:Path, entry:dict, part:str, layout:TokenLayout, dtype:torch.dtype, device:torch.device, how:str|None=None, adapter:dict|None=None)->GPT:
-    "The first or second stage, an adapter added and its weights quantised (int8, int4) on the way if asked for; raises `BundleError` and `OptionError`."
+    "The first or second stage, an adapter added and its weights quantised (int8, int4) or reordered (`HALF`) on the way if asked for; raises `BundleError` and `OptionError`."
     check_method(how, device)
     with reading(path):
         config = released_config(read_inertly(path)) if entry['kind']=='released' else GPTConfig(**entry['config'])
@@ -312,6 +312,7 @@ def read_stage(path:Path, entry:dict, part:str, layout:TokenLayout, dtype:torch.
             state[name] = t
         model = load_gpt(state, config, str(path)) # says what is missing
         for unit,module in ready.items(): model.set_submodule(unit, module)
+        if how==HALF: own_head(model)
         return model
 
 def read_speaker_encoder(path:Path, entry:dict, device:torch.device)->SpeakerEncoder:
@@ -348,10 +349,12 @@ class Bundle:
         dtype:torch.dtype,    # of the two stages; the other parts run in float32
         quantise:str|None=None, # int8 or int4 for the weights of the first stage
         compile:bool|None=False, # whether steps of the first stage are compiled; None: where it pays
-        homes:dict|None=None # part → Place of those that are elsewhere
+        homes:dict|None=None,# part → Place of those that are elsewhere
+        pack:bool=False      # the first stage is for generation only: its weights may lie in memory as that reads them fastest
     ):
         self.manifest, self.place, self.device, self.dtype, self.quantise, self.compile = manifest, place, device, dtype, quantise, compile
         self.homes = homes or {}
+        self.packed = pack and not quantise and not compile and half_pays(device, dtype)
         self.name, self.minimum_reference = manifest['name'], manifest['minimum_reference'] # seconds of speech for a voice
         self.defaults, self.licences = dict(manifest['defaults']), dict(manifest['licences'])
 
@@ -382,12 +385,14 @@ class Bundle:
     def tokeniser(self)->Tokeniser: return read_tokeniser(*self.find('tokeniser'))
     @cached_property
     def layout(self)->TokenLayout: return self.manifest.get('layout') or TokenLayout(text_ranks=len(self.tokeniser.mergeable_ranks))
-    @cached_property
-    def first(self)->GPT:
+    def read_first(self, how:str|None)->GPT:
+        "The first stage, quantised or reordered by `how`."
         adapter = self.manifest['parts'].get('first', {}).get('adapter')
-        model = read_stage(*self.find('first'), 'first', self.layout, self.dtype, self.device, self.quantise, adapter and read_adapter(self.place.find(adapter['file']), adapter['scale']))
+        model = read_stage(*self.find('first'), 'first', self.layout, self.dtype, self.device, how, adapter and read_adapter(self.place.find(adapter['file']), adapter['scale']))
         model.compiling = self.compile
         return model
+    @cached_property
+    def first(self)->GPT: return self.read_first(HALF if self.packed else self.quantise)
     @cached_property
     def second(self)->GPT: return read_stage(*self.find('second'), 'second', self.layout, self.dtype, self.device)
     @cached_property
@@ -416,7 +421,8 @@ def load_bundle(
     dtype:str|None=None,     # of both stages: float32, bfloat16, float16; what suits the device and the size if None
     revision:str|None=None,  # the commit on the Hub, in place of the pinned one
     quantise:str|None=None,  # int8 or int4 for the weights of the first stage; faster and smaller, and a little worse
-    compile:bool|None=None   # compile the steps of the first stage; None: on CUDA, once a job is long enough for it to pay
+    compile:bool|None=None,  # compile the steps of the first stage; None: on CUDA, once a job is long enough for it to pay
+    pack:bool=False          # the first stage is for generation only: its weights may lie in memory as that reads them fastest
 )->Bundle:
     "The voice model of that name, its parts still to be read; raises `BundleError` or `OptionError`."
     device = pick_device(device)
@@ -425,7 +431,7 @@ def load_bundle(
     manifest, place = find_bundle(str(source), revision)
     manifest, homes = with_base(manifest, place)
     if dtype is None and quantise=='int4' and device.type=='cuda': dtype = 'bfloat16'
-    return Bundle(manifest, place, device, pick_dtype(device, dtype, is_large(manifest, homes.get('first', place))), quantise, compile, homes)
+    return Bundle(manifest, place, device, pick_dtype(device, dtype, is_large(manifest, homes.get('first', place))), quantise, compile, homes, pack)
 
 # %% ../nbs/11_bundle.ipynb #3711744f
 def stored(
@@ -577,7 +583,7 @@ def save(self:Bundle,
     "Write the model in our own layout; raises `BundleError` or `OutputError`, and `OptionError` for a quantised one."
     if self.quantise: raise OptionError(f"a model that was loaded with quantise={self.quantise!r} can't be saved; load it without")
     entries = self.manifest['parts']
-    parts = {part: (entries[part] if 'repo' in entries[part] else getattr(self, part)) if part in entries else None for part in FILES}
+    parts = {part: (entries[part] if 'repo' in entries[part] else self.read_first(None) if part=='first' and self.packed else getattr(self, part)) if part in entries else None for part in FILES}
     voices = {k: (path, self.manifest['voices'][k]['source']) for k,path in self.voices.items()}
     return write_bundle(path, name=name or self.name, **parts, defaults=self.defaults, voices=voices, minimum_reference=self.minimum_reference,
                         licences=self.licences, dtype=dtype)

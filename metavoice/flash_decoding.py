@@ -11,8 +11,8 @@ from .core import OptionError
 
 # %% auto #0
 __all__ = ['CALL', 'attention_mask', 'plain_attention', 'partial_attention', 'merge_splits', 'split_attention', 'tile_units',
-           'choose_kernel', 'cache_format', 'flash_attention', 'bags', 'row_attention', 'attention', 'KVCache',
-           'Behind', 'StaticCache']
+           'reads_rows', 'choose_kernel', 'cache_format', 'flash_attention', 'bags', 'row_attention', 'attention',
+           'KVCache', 'Behind', 'StaticCache']
 
 # %% ../nbs/05_flash_decoding.ipynb #b59bc95d
 def attention_mask(
@@ -90,13 +90,18 @@ def tile_units()->bool:
     return supported is not None and supported()
 
 @functools.cache
+def reads_rows()->bool:
+    "Whether PyTorch's FBGEMM serves this CPU, whose kernels for single rows are made to read memory; with AMX others are as fast."
+    return 'fbgemm' in torch.backends.quantized.supported_engines and not tile_units()
+
+@functools.cache
 def choose_kernel(
     device,             # a torch.device or its name
     dtype=torch.float32 # number format of keys and values
 )->str: # 'flash_attn', 'sdpa', or 'rows' for a single query
     "The kernel that serves cached attention on this device."
     device = torch.device(device)
-    if device.type=='cpu': return 'rows' if dtype!=torch.bfloat16 and 'fbgemm' in torch.backends.quantized.supported_engines and not tile_units() else 'sdpa'
+    if device.type=='cpu': return 'rows' if dtype!=torch.bfloat16 and reads_rows() else 'sdpa'
     if device.type!='cuda' or dtype not in (torch.float16, torch.bfloat16): return 'sdpa'
     if torch.cuda.get_device_capability(device)[0]<8: return 'sdpa'
     try: from flash_attn import flash_attn_with_kvcache

@@ -5,20 +5,23 @@
 # %% ../nbs/06b_quantise.ipynb #be96be3d
 from __future__ import annotations
 import ctypes, functools, logging, re, sys
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .core import OptionError
+from .flash_decoding import reads_rows
 
 # %% auto #0
-__all__ = ['METHODS', 'GROUP', 'ZERO', 'INSIDE', 'check_method', 'split_activations', 'integer_units', 'Int8Linear', 'Int4Linear',
-           'unit_of', 'QuantisedSwiGLU', 'quantised', 'quantised_unit', 'is_whole', 'give_back', 'quantise',
-           'what_is_lost']
+__all__ = ['METHODS', 'HALF', 'GROUP', 'ZERO', 'LONE', 'INSIDE', 'check_method', 'split_activations', 'integer_units',
+           'Int8Linear', 'Int4Linear', 'half_pays', 'HalfLinear', 'suit', 'unit_of', 'QuantisedSwiGLU', 'quantised',
+           'quantised_unit', 'is_whole', 'own_head', 'give_back', 'quantise', 'what_is_lost']
 
 # %% ../nbs/06b_quantise.ipynb #b57e3455
 METHODS = ('int8', 'int4')
+HALF = 'half' # not for users: as many bits as before, in an order that is read faster
 GROUP = 32 # weights that share a scale and an offset in int4
 
 def check_method(
@@ -26,7 +29,7 @@ def check_method(
     device:torch.device
 ):
     "Raise `OptionError` for an unknown method, a device without the kernels for it, or where torchao is missing."
-    if how is None: return
+    if how in (None,HALF): return
     if how not in METHODS: raise OptionError(f"unknown quantisation {how!r}; use {' or '.join(METHODS)}, or None for none")
     if device.type not in ('cpu','cuda'): raise OptionError(f"quantise={how!r} has no kernel on {device.type}; use cpu or cuda, or no quantisation")
     if device.type=='cuda' and how=='int4' and torch.cuda.get_device_capability(device)[0]<8:
@@ -111,6 +114,57 @@ class Int4Linear(nn.Module):
 
     def extra_repr(self): return f"{self.in_features} → {self.out_features}, groups of {self.group}"
 
+# %% ../nbs/06b_quantise.ipynb #a47b8bf4
+LONE = 4 # rows up to which a matrix is read faster than it is multiplied
+
+def half_pays(
+    device:torch.device,
+    dtype:torch.dtype     # of the model
+)->bool:
+    "Whether another order of the weights is worth having."
+    return device.type=='cpu' and dtype in (torch.bfloat16, torch.float32) and reads_rows()
+
+class HalfLinear(nn.Module):
+    "A linear layer on a CPU with 16-bit weights in the order that suits the rows: FBGEMM's (float16) for few, oneDNN's (bfloat16) for many."
+    def __init__(self,
+        weight:Tensor,          # (out, in), bfloat16, or float32 that float16 can hold
+        bias:Tensor|None=None   # (out,)
+    ):
+        super().__init__()
+        if weight.abs().max() > torch.finfo(torch.float16).max: raise OptionError(f"a weight of {weight.abs().max():.3g} is too large for float16")
+        self.out_features, self.in_features = weight.shape
+        self.nbytes, self.turns = 2*weight.numel(), weight.dtype==torch.bfloat16 # float32 arithmetic is FBGEMM's anyway
+        self.register_buffer('bias', bias, persistent=False)
+        self.few = not self.turns
+        self.weight = self.pack(weight.detach())
+
+    def pack(self, weight:Tensor):
+        if self.few: return torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
+        return torch.ops.mkldnn._reorder_linear_weight(weight, 2*LONE)
+
+    def turn(self):
+        "Take the other order."
+        weight = torch.ops.quantized.linear_unpack_fp16(self.weight)[0].bfloat16() if self.few else self.weight.to_dense()
+        self.few = not self.few
+        self.weight = self.pack(weight)
+
+    def forward(self, x:Tensor)->Tensor: # (…, in) → (…, out)
+        if self.few: y = torch.ops.quantized.linear_dynamic_fp16(x.float(), self.weight).to(x.dtype)
+        else: y = torch.ops.mkldnn._linear_pointwise(x, self.weight, None, 'none', [], '')
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self): return f"{self.in_features} → {self.out_features}, for {'few' if self.few else 'many'} rows"
+
+def suit(
+    model:nn.Module,
+    rows:int         # that a batch has room for
+):
+    "Turn the matrices that lie in the wrong order for such a batch, several at a time."
+    wrong = [o for o in model.modules() if isinstance(o, HalfLinear) and o.turns and o.few!=(rows<=LONE)]
+    if not wrong: return
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool: list(pool.map(HalfLinear.turn, wrong))
+    give_back()
+
 # %% ../nbs/06b_quantise.ipynb #afb76bb2
 INSIDE = re.compile(r'(transformer\.h\.\d+\.(?:attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj|mlp\.swiglu))\.((?:w[13]\.)?(?:weight|bias))')
 
@@ -134,21 +188,23 @@ class QuantisedSwiGLU(nn.Module):
 def quantised(
     weight:Tensor,         # (out, in), on its device, in the model's number format
     bias:Tensor|None,      # (out,)
-    how:str                # int8 or int4
+    how:str                # int8, int4 or `HALF`
 )->nn.Module:
     "The linear layer with these weights, quantised; raises `OptionError`."
     check_method(how, weight.device)
-    if weight.device.type=='cpu': return (Int8Linear if how=='int8' else Int4Linear)(weight, bias)
-    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+    if how==HALF and (weight.dtype==torch.bfloat16 or torch.equal(weight.half().float(), weight)): return HalfLinear(weight, bias)
+    if weight.device.type=='cpu' and how!=HALF: return (Int8Linear if how=='int8' else Int4Linear)(weight, bias)
     if how=='int4' and weight.dtype!=torch.bfloat16: raise OptionError(f"quantise='int4' on CUDA needs bfloat16, not {weight.dtype}")
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device='meta').requires_grad_(False)
     linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), None if bias is None else nn.Parameter(bias, requires_grad=False)
+    if how==HALF: return linear # as it was
+    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
     quantize_(linear, Int8WeightOnlyConfig() if how=='int8' else Int4WeightOnlyConfig(group_size=GROUP, int4_packing_format='tile_packed_to_4d'))
     return linear
 
 def quantised_unit(
     parts:dict, # name in the module → tensor; emptied
-    how:str     # int8 or int4
+    how:str     # int8, int4 or `HALF`
 )->nn.Module:
     "What takes the place of a module; raises `OptionError`."
     if 'weight' in parts: return quantised(parts.pop('weight'), parts.pop('bias', None), how)
@@ -163,6 +219,12 @@ def is_whole(
     "Whether all parameters of a unit are there."
     return len(parts)==(1+bias)*(2 if unit.endswith('swiglu') else 1)
 
+def own_head(
+    model:nn.Module # a `GPT`
+):
+    "Give the output heads weights in an order of their own; the table they share with the embedding stays as it is."
+    for i,head in enumerate(model.lm_heads): model.lm_heads[i] = quantised(head.weight.detach(), head.bias, HALF)
+
 def give_back():
     "Return to the system what freed matrices leave behind: glibc keeps it, and memory wouldn't fall."
     if sys.platform!='linux': return
@@ -171,13 +233,14 @@ def give_back():
 
 def quantise(
     model:nn.Module, # a `GPT` in memory, which is changed
-    how:str          # int8 or int4
+    how:str          # int8, int4 or `HALF`
 )->nn.Module:
     "Quantise the blocks of a model, a matrix at a time; raises `OptionError`."
     units = {}
     for name,p in model.named_parameters():
         if found := unit_of(name): units.setdefault(found[0], {})[found[1]] = p.detach()
     for unit,parts in units.items(): model.set_submodule(unit, quantised_unit(parts, how))
+    if how==HALF: own_head(model)
     give_back()
     return model
 

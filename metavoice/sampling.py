@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .core import MetaVoiceError, OptionError, TokenLayout
 from .gpt import Decoder
+from .quantise import suit
 
 # %% auto #0
 __all__ = ['LOOK', 'guide', 'guide_prompt', 'keep_top_k', 'top_k_probabilities', 'sorted_top_p', 'top_p_probabilities',
@@ -258,6 +259,7 @@ class Rows:
         self.model,self.layout,self.scales,self.cut,self.constrain = model,layout,(guidance, prompt_guidance),(temperature, top_k, top_p),constrain
         self.weight,self.most = model.transformer.wpe.weight,max_new_tokens or model.config.block_size
         self.device,self.vocab,self.branches = self.weight.device,model.config.vocab_sizes[0],1 + (guidance!=1) + (prompt_guidance not in (None,1))
+        suit(model, max_rows*self.branches)
         self.cache = model.cache(max_rows*self.branches, model.config.block_size)
         self.cache.select([])
         self.step = Decoder(model, self.cache)

@@ -382,7 +382,7 @@ class TTS:
         compile:bool|None=None  # compile the steps of the first stage; None: on CUDA, once a job is long enough for it to pay
     )->TTS:
         "Find a bundle; its parts load when they are needed. Raises `BundleError`, and `OptionError` for a device that isn't there."
-        return cls(load_bundle(name, device=device, dtype=dtype, quantise=quantise, compile=compile))
+        return cls(load_bundle(name, device=device, dtype=dtype, quantise=quantise, compile=compile, pack=True))
 
     def __repr__(self): return f"TTS({self.bundle!r})"
 

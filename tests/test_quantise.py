@@ -10,8 +10,10 @@ from torch.nn import functional as F
 pytest.importorskip("torchao")
 from metavoice.bundle import load_bundle, random_bundle
 from metavoice.core import OptionError, TokenLayout
+from metavoice.flash_decoding import reads_rows
 from metavoice.gpt import GPT, GPTConfig
-from metavoice.quantise import GROUP, METHODS, ZERO, Int4Linear, Int8Linear, check_method, integer_units, quantise, quantised, split_activations, unit_of
+from metavoice.quantise import (GROUP, HALF, LONE, METHODS, ZERO, HalfLinear, Int4Linear, Int8Linear, check_method, integer_units, quantise, quantised, split_activations,
+    suit, unit_of)
 from metavoice.sampling import generate
 
 CPU = torch.device("cpu")
@@ -125,3 +127,39 @@ def test_on_a_gpu(how):
     if how == "int4" and torch.cuda.get_device_capability()[0] < 8: pytest.skip("needs compute capability 8.0")
     w, x = seeded(1024, 1024).to("cuda", torch.bfloat16), seeded(2, 1, 1024, seed=1).to("cuda", torch.bfloat16)
     assert error(quantised(w, None, how)(x), F.linear(x, w)) < (.02 if how == "int8" else .15)
+
+needs_fbgemm = pytest.mark.skipif(not reads_rows(), reason="no FBGEMM, or AMX")
+
+@needs_fbgemm
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 16])
+def test_half_in_either_order(rows):
+    w, x, bias = seeded(96, 128).bfloat16(), seeded(rows, 1, 128, seed=1).bfloat16(), seeded(96, seed=2).bfloat16()
+    linear, exact = HalfLinear(w, bias), x.double() @ w.double().mT + bias.double()
+    for batch in (2, 16, 4, 5):
+        suit(linear, batch)
+        assert linear.few == (batch <= LONE) and linear(x).dtype == torch.bfloat16 and linear(x).shape == (rows, 1, 96)
+        assert error(linear(x), exact) < 1e-2
+
+@needs_fbgemm
+def test_half_of_float32_only_where_nothing_is_lost():
+    w, x = seeded(96, 128), seeded(3, 128, seed=1)
+    assert isinstance(quantised(w, None, HALF), nn.Linear)
+    stored = quantised(w.half().float(), None, HALF)
+    assert isinstance(stored, HalfLinear) and error(stored(x), x.double() @ w.half().double().mT) < 1e-6
+    suit(stored, 16); assert stored.few
+    with pytest.raises(OptionError, match="too large for float16"): HalfLinear(torch.full((16, 32), 1e6))
+
+@needs_fbgemm
+@torch.no_grad()
+def test_packed_while_it_is_read(bundle, tmp_path):
+    ids, who = torch.randint(0, 2000, (1, 1, 20), generator=torch.Generator().manual_seed(0)), torch.zeros(1, 256)
+    half = load_bundle(bundle, "cpu").save(tmp_path/"half", "float16")
+    plain, packed = load_bundle(half, "cpu"), load_bundle(half, "cpu", pack=True)
+    assert packed.packed and not plain.packed and sum(isinstance(m, HalfLinear) for m in packed.first.modules()) == 4*packed.first.config.n_layer + 1
+    assert error(packed.first(ids, who)[0], plain.first(ids, who)[0]) < 1e-5
+    again = load_bundle(packed.save(tmp_path/"again"), "cpu").first.state_dict()
+    assert all(torch.equal(t, again[n]) for n, t in plain.first.state_dict().items())
+    wide = load_bundle(half, "cpu", "bfloat16", pack=True)
+    generate(wide.first, [torch.tensor([2060, 2061])], who, layout=wide.layout, seeds=[1], max_new_tokens=3)
+    assert all(m.few for m in wide.first.modules() if isinstance(m, HalfLinear))
+    assert not load_bundle(half, "cpu", pack=True, compile=True).packed
