@@ -219,6 +219,7 @@ class Row:
     text: str
     voice: str|Path|Voice|None = None # what `TTS.voice` takes
     seed: int|str|None = None     # a whole number; one that follows from the id if None
+    cut: bool = False             # once spoken: some of it came to no end and was cut
 
 def check_ids(
     ids:list,      # in the order of the rows
@@ -333,6 +334,7 @@ def speak_rows(
         for piece,samples in sounds:
             row, count = good[piece.owner]
             if piece.owner in failed: continue
+            row.cut = row.cut or piece.cut
             if samples is None: failed.add(piece.owner); assembly.forget(); yield row, piece.error, True
             else: yield row, sixteen_bits(assembly.add(piece, samples)), piece.number+1==count
 
@@ -347,14 +349,14 @@ class Speaker:
     "What an actor of Ray is: a model that speaks rows."
     def __init__(self, model:str, **how): self.tts = TTS.from_pretrained(model, **how)
 
-    def speak(self, rows:list, options:dict, vocoder:str, denoise:bool, batch_size:int, steps:int|None=None)->list: # of (number of the row, samples as numpy's int16 or the words of an error)
+    def speak(self, rows:list, options:dict, vocoder:str, denoise:bool, batch_size:int, steps:int|None=None)->list: # of (id of the row, samples as numpy's int16 or the words of an error, whether it was cut)
         "The sound of rows, each in one part."
         parts, out = {row.id: [] for row in rows}, []
         for row,samples,ends in speak_rows(self.tts, rows, options, vocoder, denoise, batch_size, steps):
-            if isinstance(samples, MetaVoiceError): out.append((row.id, str(samples)))
+            if isinstance(samples, MetaVoiceError): out.append((row.id, str(samples), False))
             else:
                 parts[row.id].append(samples)
-                if ends: out.append((row.id, torch.cat(parts.pop(row.id)).numpy()))
+                if ends: out.append((row.id, torch.cat(parts.pop(row.id)).numpy(), row.cut))
         return out
 
 def speak_on_ray(
@@ -386,9 +388,11 @@ def speak_on_ray(
             (ready,), _ = ray.wait(list(working), num_returns=1)
             actor, some = working.pop(ready)
             try: made = ray.get(ready)
-            except ray.exceptions.RayError as e: made = [(row.id, f"its worker failed: {str(e).strip().splitlines()[-1]}") for row in some]
+            except ray.exceptions.RayError as e: made = [(row.id, f"its worker failed: {str(e).strip().splitlines()[-1]}", False) for row in some]
             give(actor)
-            for one,samples in made: yield known[one], MetaVoiceError(samples) if isinstance(samples, str) else torch.from_numpy(samples.copy()), True
+            for one,samples,cut in made:
+                known[one].cut = cut
+                yield known[one], MetaVoiceError(samples) if isinstance(samples, str) else torch.from_numpy(samples.copy()), True
     finally:
         if ours: ray.shutdown()
 
@@ -490,7 +494,7 @@ def run_batch(
                 except MetaVoiceError as e: note(row.id, status='failed', error=str(e)); continue
                 now = time.perf_counter()
                 spoken, duration = spoken+1, duration+length/sample_rate
-                note(row.id, status='done', file=path.name, duration=round(length/sample_rate, 4), sample_rate=sample_rate, seed=row.seed, voice=row.voice.name,
+                note(row.id, status='done', file=path.name, duration=round(length/sample_rate, 4), sample_rate=sample_rate, seed=row.seed, voice=row.voice.name, cut=row.cut,
                      seconds=round(now-last, 3), rtf=round((now-began)/duration, 4), key=keys[row.id])
                 last = now
         ids = {row.id for row in rows}

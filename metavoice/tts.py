@@ -99,6 +99,7 @@ class Piece:
     closes: bool = True       # the last of its section: the denoiser forgets what it heard
     codes: Tensor|None = None # (8, frames), while they are between the stages
     error: MetaVoiceError|None = None # why it has no sound
+    cut: bool = False         # it came to no end and was cut
 
     def generator(self, stage:str)->torch.Generator:
         "The source of chance for one stage; depends on nothing but the seed."
@@ -182,10 +183,11 @@ def within_room(
     finished:bool,         # whether it ended by itself
     attempts:int=ATTEMPTS  # made so far
 )->Tensor: # (2, frames)
-    "The codes, cut where the second stage ends, with a warning where they came to no end; raises `MetaVoiceError` where there are none."
+    "The codes, cut where the second stage ends, with a warning and a mark on the piece where they came to no end; raises `MetaVoiceError` where there are none."
     kept = codes[:,:room(bundle, piece)]
     if not kept.shape[1]: raise MetaVoiceError(f"nothing was said for {piece.text!r} in {attempts} attempts; try another seed or another temperature")
-    if not finished or kept.shape[1] < codes.shape[1]:
+    piece.cut = not finished or kept.shape[1] < codes.shape[1]
+    if piece.cut:
         logger.warning("%r came to no end in %d attempt%s and was cut after %d frames; try another seed", piece.text, attempts, 's'*(attempts>1), kept.shape[1])
     return kept
 

@@ -22,11 +22,12 @@ def tts(): return TTS.from_pretrained(device="cpu")
 
 @pytest.fixture
 def quick(monkeypatch):
-    "Pieces sound like noise of their own seed, at once; what was asked for is noted, and texts with the word silence stay silent."
+    "Pieces sound like noise of their own seed, at once; what was asked for is noted, texts with the word silence stay silent, those with endless come to no end."
     asked = []
     def sounds(self, pieces, options, vocoder, batch_size=16, tell=None, clock=None, refuse=True, steps=None):
         for piece in pieces:
             asked.append(piece)
+            piece.cut = "endless" in piece.text
             if "silence" in piece.text:
                 piece.error = MetaVoiceError(f"nothing was said for {piece.text!r}")
                 if refuse: raise piece.error
@@ -191,6 +192,10 @@ def test_bad_rows_are_reported_and_the_rest_is_done(tts, quick, tmp_path):
     good, = (row for row in results(tmp_path / "out") if row["id"] == "good")
     assert good["status"] == "done" and good["seed"] == 4 and good["file"] == "good.wav" and good["duration"] == pytest.approx(soundfile.info(tmp_path / "out" / "good.wav").duration, abs=1e-3)
     assert good["rtf"] > 0 and good["sample_rate"] == 24000
+
+def test_what_came_to_no_end_is_marked(tts, quick, tmp_path):
+    run_batch(tts, manifest(tmp_path, "id,text\na,One.\nb,endless.\nc,\"endless.\n\nMore.\"\nd,Four.\n"), tmp_path / "out", denoise=False)
+    assert {row["id"]: row["cut"] for row in results(tmp_path / "out")} == dict(a=False, b=True, c=True, d=False)
 
 def test_again_only_what_is_missing_failed_or_changed(tts, quick, tmp_path):
     path, out = manifest(tmp_path, "id,text\na,One.\nb,Two.\nc,Three.\nd,silence\n"), tmp_path / "out"

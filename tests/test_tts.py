@@ -193,6 +193,10 @@ def test_endless_speech_is_cut_with_a_warning(monkeypatch, tts, caplog):
     with caplog.at_level(logging.WARNING): codes, seeds = attempts(monkeypatch, tts, [(5000, False)]*3, [(9, True)], [(9, False)]*3)
     assert [c.shape[1] for c in codes] == [window - len(tts.bundle.tokeniser.encode(SHORT)), 9, 9] and [len(s) for s in seeds] == [3, 1, 3]
     assert "'The dog slept.' came to no end in 3 attempts" in caplog.text and "was cut after 9 frames" in caplog.text
+    marked = tts.pieces([SHORT], seed=1)[0]
+    for finished, frames in ((False, 9), (True, 5000), (True, 9)):
+        pipeline.within_room(tts.bundle, marked, torch.zeros(2, frames, dtype=torch.long), finished)
+        assert marked.cut == (not finished or frames > 9)
 
 def test_a_slow_piece_holds_the_others_back(monkeypatch, tts):
     begun, pieces = [], tts.pieces(["The dog slept. "*60], seed=1)
