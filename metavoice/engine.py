@@ -18,13 +18,14 @@ from .bundle import Bundle
 from .codec import deinterleave
 from .core import MetaVoiceError, OptionError
 from .corpora import sixteen_bits, wav_header
+from .deepfilter import DenoiserProcess
 from .denoiser import Denoiser, ResampleStream
 from .sampling import Request, stream_steps
 from .tts import ATTEMPTS, TTS, Assembly, Piece, ended_well, prompt_of, room, second_stage, stage_seed, vocode, within_room
 
 # %% auto #0
-__all__ = ['STREAMS', 'PCM_RATE', 'logger', 'Outlet', 'Encoder', 'Gone', 'Late', 'Job', 'Draw', 'Group', 'Engine', 'Benches',
-           'Busy', 'Studio']
+__all__ = ['STREAMS', 'PCM_RATE', 'logger', 'Outlet', 'Encoder', 'Gone', 'Late', 'Job', 'Draw', 'Group', 'Engine', 'Denoisers',
+           'LentDenoiser', 'Benches', 'Busy', 'Studio']
 
 # %% ../nbs/16c_engine.ipynb #626e98bd
 class Outlet:
@@ -333,6 +334,58 @@ class Engine:
     def __enter__(self): return self
     def __exit__(self, *exception): self.close()
 
+# %% ../nbs/16c_engine.ipynb #8d66578c
+class Denoisers:
+    "Denoisers, made when they are needed and used again; close it."
+    def __init__(self,
+        processes:int # that they are spread over; 0: they compute in this one
+    ): self.processes, self.idle, self.lock, self.made, self.closed = [None]*processes, deque(), threading.Lock(), 0, False
+
+    def process(self)->DenoiserProcess|None:
+        "The next process; one that was lost is replaced."
+        if not self.processes: return None
+        with self.lock:
+            if self.closed: raise Gone("the denoisers have been closed")
+            self.made += 1
+            at = self.made%len(self.processes)
+            if self.processes[at] and not self.processes[at].alive():
+                logger.warning("process %d of the denoiser was lost, and is replaced", self.processes[at].pid)
+                self.processes[at].close(); self.processes[at] = None
+            if self.processes[at] is None: self.processes[at] = DenoiserProcess()
+            return self.processes[at]
+
+    def new(self, renew:bool=True)->Denoiser: return Denoiser(renew=renew, process=self.process())
+
+    def take(self)->Denoiser:
+        "One that isn't in use."
+        while True:
+            try: one = self.idle.pop()
+            except IndexError: return self.new(renew=False)
+            if one.process_of is None or one.process_of.alive(): return one
+
+    def close(self):
+        while self.idle: self.idle.pop().close()
+        with self.lock:
+            self.closed = True
+            for process in filter(None, self.processes): process.close()
+
+class LentDenoiser:
+    "One of `Denoisers` for as long as a stream lasts, in the place of a `Denoiser`."
+    sample_rate = Denoiser.sample_rate
+    def __init__(self, lender:Denoisers): self.lender, self.one = lender, None
+
+    def process(self, chunk:Tensor)->Tensor:
+        if self.one is None and not len(chunk): return chunk
+        if self.one is None: self.one = self.lender.take()
+        return self.one.process(chunk)
+
+    def flush(self)->Tensor:
+        if self.one is None: return torch.empty(0)
+        one, self.one = self.one, None
+        end = one.flush()
+        self.lender.idle.append(one)
+        return end
+
 # %% ../nbs/16c_engine.ipynb #bc5b076d
 class Benches:
     "A few places to work at: `with benches:` sits down, `with benches.away():` inside it gets up for a while."
@@ -358,11 +411,12 @@ class Studio:
         queue:int=64,      # jobs that may wait
         benches:int=2,     # threads that turn codes into sound
         groups:int=2,      # sets of drawing options at a time
-        observe=None       # called with the rows of each step
+        observe=None,      # called with the rows of each step
+        denoisers:int=2    # processes that denoise; 0: this one
     ):
         self.tts, self.rows, self.most, self.benches = tts, rows, rows+queue, Benches(benches)
         self.engine = Engine(tts.bundle, rows, groups, observe)
-        self.pool, self.lock, self.jobs, self.denoisers, self.pace = ThreadPoolExecutor(rows, 'speaking'), threading.Lock(), set(), deque(), 1.
+        self.pool, self.lock, self.jobs, self.denoisers, self.pace = ThreadPoolExecutor(rows, 'speaking'), threading.Lock(), set(), Denoisers(denoisers), 1.
 
     def working(self)->int: return sum(job.began is not None for job in tuple(self.jobs))
 
@@ -400,22 +454,10 @@ class Studio:
         elif what: job.put(what, audio.duration)
         job.check()
 
-    @contextmanager
-    def denoiser(self):
-        "One that isn't in use."
-        try: one = self.denoisers.pop()
-        except IndexError: one = Denoiser(renew=False)
-        try: yield one
-        finally: self.denoisers.append(one)
-
-    @contextmanager
-    def assembly(self, job:Job):
+    def assembly(self, job:Job)->Assembly:
         "What joins the pieces of a job."
-        rate = self.tts.bundle.codec.sample_rate
-        if job.denoise and not job.repeatable:
-            with self.denoiser() as denoiser, Assembly(rate, denoiser) as assembly: yield assembly
-        else:
-            with Assembly(rate, job.denoise) as assembly: yield assembly
+        denoise = LentDenoiser(self.denoisers) if job.denoise and not job.repeatable else job.denoise
+        return Assembly(self.tts.bundle.codec.sample_rate, denoise, self.denoisers.new)
 
     def _speak(self, job:Job): # yields Audio
         "As `TTS.stream`, with the codes of the engine."
@@ -455,7 +497,7 @@ class Studio:
         for job in tuple(self.jobs): job.leave()
         self.engine.close()
         self.pool.shutdown(cancel_futures=True)
-        while self.denoisers: self.denoisers.pop().close()
+        self.denoisers.close()
 
     def __enter__(self): return self
     def __exit__(self, *exception): self.close()

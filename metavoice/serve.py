@@ -4,7 +4,7 @@
 
 # %% ../nbs/17_serve.ipynb #0db458c8
 from __future__ import annotations
-import asyncio, base64, hmac, html, json, logging, os, queue, re, secrets, sys, threading, time, traceback
+import asyncio, base64, ctypes, hmac, html, json, logging, os, queue, re, secrets, sys, threading, time, traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict, fields
@@ -27,6 +27,7 @@ from . import __version__
 from .audio import Limits
 from .config import ServerConfig
 from .core import AudioError, MetaVoiceError, OptionError, TextError
+from .deepfilter import Lost
 from .engine import STREAMS, Busy, Encoder, Gone, Job, Late, Studio
 from .tts import TTS, Voice, drawing_options, pick_vocoder
 from .voices import AllowedPlace, UnknownVoice, VoiceStore, VoiceTaken, fetch, read_upload
@@ -37,11 +38,11 @@ __all__ = ['KINDS', 'logger', 'OPEN', 'CALLS', 'ANSWERS', 'Refusal', 'validation
            'ModelsAnswer', 'HealthAnswer', 'ErrorDetail', 'ErrorAnswer', 'SpeechResponse', 'Service', 'speak', 'speech',
            'tts_form', 'add_voice', 'list_voices', 'delete_voice', 'models', 'model', 'health', 'live', 'is_ready',
            'metrics_route', 'docs_page', 'make_app', 'answer', 'http_error', 'schema_of', 'lifespan_of', 'Server',
-           'log_to', 'serve', 'running']
+           'log_to', 'few_arenas', 'serve', 'running']
 
 # %% ../nbs/17_serve.ipynb #94511657
 KINDS = [ # of errors: the first that fits; status, code
-    (UnknownVoice, 404, 'voice_not_found'), (VoiceTaken, 409, 'voice_taken'), (Busy, 429, 'busy'), (Late, 504, 'timeout'), (Gone, 503, 'stopping'),
+    (UnknownVoice, 404, 'voice_not_found'), (VoiceTaken, 409, 'voice_taken'), (Busy, 429, 'busy'), (Late, 504, 'timeout'), (Gone, 503, 'stopping'), (Lost, 503, 'denoiser'),
     (TextError, 400, 'text'), (AudioError, 400, 'audio'), (OptionError, 400, 'option'), (MetaVoiceError, 422, 'unspeakable')]
 
 class Refusal(Exception):
@@ -338,7 +339,7 @@ class Service:
         began = time.perf_counter()
         self.tts.make_ready(self.vocoder, self.config.denoise)
         self.own = {name: self.tts.voice(name) for name in self.tts.bundle.voices}
-        self.studio = Studio(self.tts, self.config.rows, self.config.queue, self.config.benches, self.config.groups, self.metrics.rows.observe)
+        self.studio = Studio(self.tts, self.config.rows, self.config.queue, self.config.benches, self.config.groups, self.metrics.rows.observe, self.config.denoisers)
         voice = next(iter(self.own.values()), Voice(torch.zeros(256)))
         job = Job(self.tts.pieces(["Good morning."], voice, 1), drawing_options(self.tts.bundle), self.vocoder, self.config.denoise, self.chunk, False)
         self.studio.submit(job); job.all()
@@ -635,10 +636,18 @@ def log_to(
         one.setLevel(level)
     return handler
 
+def few_arenas(
+    n:int=2
+):
+    "Let glibc's malloc share out of `n` arenas; by default each thread that speaks gets one, and keeps in it what it has freed."
+    try: ctypes.CDLL(None).mallopt(-8, n) # M_ARENA_MAX
+    except (AttributeError, OSError, TypeError): pass # it isn't glibc's
+
 def serve(
     config:ServerConfig
 ):
     "Serve until a signal comes; raises `BundleError` and the like where the model can't be loaded."
+    few_arenas()
     log_to(sys.stderr, config.log_text)
     service = Service(config)
     if config.host not in ('127.0.0.1','::1','localhost') and not config.api_keys: logger.warning("everybody who reaches this machine can use the server; set METAVOICE_API_KEYS")

@@ -18,7 +18,8 @@ from .audio import Audio, check_reference, load, loudness, soft_limit
 from .bundle import Bundle, load_bundle
 from .codec import Codec, deinterleave
 from .core import AudioError, MetaVoiceError, OptionError, OutputError, TextError, content_key, written_whole
-from .denoiser import Denoiser, EnhanceStream, load_runtime
+from .deepfilter import load_runtime
+from .denoiser import Denoiser, EnhanceStream
 from .encoder import complete_codes
 from .sampling import Request, check_options, generate_steps, generate_stream
 from .tokeniser import Tokeniser, split_text
@@ -306,13 +307,14 @@ class Assembly:
 
     def __init__(self,
         sample_rate:int,    # Hz, of what comes in
-        denoise:bool|Denoiser=True # DeepFilterNet3, and 48 kHz out; one of somebody else's, who closes it
+        denoise:bool|Denoiser=True, # DeepFilterNet3, and 48 kHz out; one of somebody else's, who closes it
+        make=Denoiser              # makes one, where it has to
     ):
         self.incoming, self.recent, self.gain = sample_rate, torch.zeros(0), None
         self.sample_rate = Denoiser.sample_rate if denoise else sample_rate # of what comes out
         self._pool, self._enhance = ThreadPoolExecutor(1, 'denoiser') if denoise is True else None, None
-        self._denoiser = self._pool.submit(Denoiser) if denoise is True else None
-        if isinstance(denoise, Denoiser): self._enhance = EnhanceStream(denoise, sample_rate)
+        self._denoiser = self._pool.submit(make) if denoise is True else None
+        if denoise and denoise is not True: self._enhance = EnhanceStream(denoise, sample_rate)
 
     def levelled(self,
         samples:Tensor,  # (time,)

@@ -1,6 +1,5 @@
 "The denoiser on a real noisy recording, in streams, in threads, and with bad input."
-import gc
-import sys
+import gc, os, signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -8,7 +7,8 @@ import torch
 
 from metavoice.audio import Audio, load
 from metavoice.core import AudioError, BundleError, OptionError
-from metavoice.denoiser import Denoiser, DenoiserState, denoise_into, enhance, load_runtime
+from metavoice.deepfilter import DenoiserProcess, Lost, load_runtime
+from metavoice.denoiser import Denoiser, DenoiserState, denoise_into, enhance
 
 
 def si_sdr(estimate, target):
@@ -169,3 +169,58 @@ def test_missing_weights(monkeypatch):
 
 def test_denoise_into_blocks(hum, once):
     assert torch.equal(denoise_into(DenoiserState(), hum, torch.empty_like(hum)), once)
+
+
+# in a process of its own
+
+@pytest.fixture(scope="module")
+def process():
+    with DenoiserProcess() as process: yield process
+
+def gone(pid):
+    "Whether a process ends within ten seconds."
+    for _ in range(200):
+        try:
+            if open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0]=="Z": return True
+        except FileNotFoundError: return True
+        time.sleep(.05)
+
+def test_a_process_gives_the_same_bits(process, hum, once):
+    with Denoiser(process=process) as denoiser:
+        assert torch.equal(denoiser(hum), once)
+        assert torch.equal(torch.cat([*map(denoiser.process, hum.split(7001)), denoiser.flush()]), once)
+        with ThreadPoolExecutor(4) as pool: assert all(torch.equal(o, once) for o in pool.map(denoiser, [hum]*4))
+
+def test_its_states_are_freed_there(process):
+    before = process._made
+    for _ in range(3): DenoiserState(process=process).free()
+    state = DenoiserState(process=process)
+    with pytest.raises(OptionError, match="freed"): state.free(); state(torch.zeros(480))
+    del state
+    DenoiserState(process=process)(torch.zeros(480))
+    assert process._made == before+5 and len(process.unwanted) <= 1 # all but the last were told
+
+def test_a_lost_process_is_told_and_cant_hang(hum):
+    with DenoiserProcess() as process, Denoiser(process=process) as denoiser:
+        denoiser.process(hum[:9600])
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(Lost, match="gone"): denoiser.process(hum)
+        assert not process.alive()
+        with pytest.raises(Lost): DenoiserState(process=process)
+    process.close()
+
+@pytest.mark.skipif(sys.platform!="linux", reason="looks into /proc")
+def test_it_ends_with_its_parent_and_only_then():
+    code = ("import os, signal, sys, time; from metavoice.deepfilter import DenoiserProcess; p = DenoiserProcess(); s = p.state()\n"
+            "for name in ('SIGINT','SIGTERM'): os.kill(p.pid, getattr(signal, name))\n"
+            "s.process(bytearray(1920), bytearray(1920)); print(p.pid, flush=True); time.sleep(60)")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    assert gone(pid)
+
+@pytest.mark.skipif(sys.platform!="linux", reason="looks into /proc")
+def test_it_needs_no_torch_and_is_small(process):
+    DenoiserState(process=process)(torch.zeros(480))
+    mapped = open(f"/proc/{process.pid}/maps").read()
+    assert "deepfilter" in mapped and "libtorch" not in mapped

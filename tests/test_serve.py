@@ -323,6 +323,48 @@ def test_sigterm_finishes_what_runs_and_the_log_keeps_secrets(tmp_path):
     request = next(o for o in lines() if o.get("event")=="request")
     assert request["status"]==200 and request["characters"]==180 and request["audio"] > 4 and request["first"] > 0
 
+def children(pid): return [int(o) for path in Path(f"/proc/{pid}/task").glob("*/children") for o in path.read_text().split()]
+
+@pytest.mark.skipif(sys.platform!="linux", reason="looks into /proc")
+@pytest.mark.parametrize("end", (signal.SIGTERM, signal.SIGKILL))
+def test_a_lost_denoiser_is_replaced_and_none_outlives_the_server(tmp_path, end):
+    with process(tmp_path, METAVOICE_DENOISERS="1") as (one, url, lines):
+        with httpx.Client(base_url=url, timeout=60) as http:
+            before, = children(one.pid)
+            os.kill(before, signal.SIGKILL)
+            assert ask(http).status_code==200
+            after, = children(one.pid)
+            assert after!=before and any("was lost" in o.get("message", "") for o in lines())
+            one.send_signal(end); one.wait(20)
+    assert wait(lambda: not os.path.exists(f"/proc/{after}"))
+
+def test_what_a_lost_denoiser_was_at_is_told():
+    from metavoice.deepfilter import Lost
+    refusal = serving.Refusal.of(Lost("the denoiser's process is gone; ask again"))
+    assert refusal.status==503 and refusal.headers["Retry-After"]
+
+def test_denoisers_in_processes_change_nothing(tts):
+    from metavoice.engine import Job, Studio
+    from metavoice.tts import drawing_options
+    def spoken(processes):
+        with Studio(tts, denoisers=processes) as studio:
+            job = Job(tts.pieces([SHORT], seed=5), drawing_options(tts.bundle), "codec", denoise=True)
+            studio.submit(job)
+            return torch.cat([o.samples for o in job.all()])
+    here, there = map(spoken, (0, 1))
+    assert torch.equal(here, there) and torch.equal(there, tts.synthesise(SHORT, seed=5).samples)
+
+@pytest.mark.skipif(sys.platform!="linux", reason="looks into /proc")
+def test_trials_say_when_nothing_came(tmp_path):
+    import math
+    from metavoice.trials import calls, memory, share
+    assert math.isnan(share([], .5)) and share([3, 1, 2], .99)==3
+    found = calls("http://127.0.0.1:9", 2, 4) # where nobody listens
+    assert found["sentences"]==0 and found["failed"]=={"ConnectError": 4} and math.isnan(found["p99"])
+    with subprocess.Popen([sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', 'x = bytearray(100_000_000); input()'], stdin=sys.stdin)"], stdin=subprocess.PIPE) as one:
+        assert wait(lambda: memory(one.pid) > 100), "children count, too"
+        one.stdin.close()
+
 def test_kill_9_under_load(tmp_path, reference):
     "Voices that were promised are there after a restart, whole, and nothing half."
     promised = []
