@@ -555,7 +555,7 @@ def random(
 
 # %% ../nbs/19_cli.ipynb #d20310aa
 FINETUNING = """examples:
-  metavoice finetune --train recordings/ --method lora --minutes 5 --out my-voice
+  metavoice finetune --train recordings/ --method lora --out my-voice
   metavoice finetune --train train.csv --val val.csv --check
   metavoice finetune --config my-voice.yaml --rate 1e-4
   metavoice finetune --train train.csv --out my-voice --resume

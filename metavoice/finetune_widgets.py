@@ -111,7 +111,7 @@ class MethodPanel(VBox):
     ):
         self.method, self.about = ToggleButtons(options=[('LoRA','lora'), ('Last block','last'), ('Everything','full')]), Notice()
         self.method.observe(self.describe, 'value')
-        self.length, self.unit = FloatText(5.), Dropdown(options=[('minutes','minutes'), ('times through the recordings','epochs'), ('steps','steps')])
+        self.length, self.unit = FloatText(2.), Dropdown(options=[('times through the recordings','epochs'), ('minutes','minutes'), ('steps','steps')])
         self.out = Text(str(Path(folder)/'my-voice'))
         self.batch, self.rate, self.say = IntText(2), Text(placeholder="what suits the model"), Textarea(placeholder="one sentence a line; two of the recordings' own if empty")
         self.every, self.skip = IntText(0), Checkbox(False, description="Leave out recordings with problems", indent=False)
