@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from .core import AudioError, OptionError, OutputError, written_whole
 
 # %% auto #0
-__all__ = ['FORMATS', 'MP3_RATES', 'resample', 'mel_filters', 'magnitudes', 'mel_spectrogram', 'log_mel', 'trim_silence',
-           'loudness', 'soft_limit', 'to_loudness', 'wav_is_cut', 'ogg_is_cut', 'opened', 'encode_audio', 'Audio',
-           'save', 'show', 'Limits', 'mixed', 'load', 'check_reference']
+__all__ = ['LOWEST', 'HIGHEST', 'FORMATS', 'MP3_RATES', 'resample', 'mel_filters', 'magnitudes', 'mel_spectrogram', 'log_mel',
+           'pitch_track', 'trim_silence', 'loudness', 'soft_limit', 'to_loudness', 'wav_is_cut', 'ogg_is_cut', 'opened',
+           'encode_audio', 'Audio', 'save', 'show', 'Limits', 'mixed', 'load', 'check_reference']
 
 # %% ../nbs/01_audio.ipynb #1802047a
 def resample(
@@ -87,6 +87,35 @@ def log_mel(
     "Logarithm of mel magnitudes, not below log 1e-5."
     filters = mel_filters(sample_rate, n_fft, n_mels).to(x)
     return (filters.T @ magnitudes(x, n_fft, hop, centre)).clamp(min=1e-5).log()
+
+# %% ../nbs/01_audio.ipynb #c85ba1b5
+LOWEST, HIGHEST = 60., 420. # Hz, of a voice
+
+def pitch_track(
+    x:torch.Tensor,      # (..., time)
+    sample_rate:int,     # Hz
+    hop:int,             # samples a frame, in whose middle the pitch is taken
+    seconds:float=.04,   # of sound that are compared
+    unsure:float=.3      # a dip that isn't lower than this is no voice
+)->tuple: # (..., frames) log2 of Hz; (..., frames) whether that is a voice's
+    "The pitch of a voice by YIN; where there is none, the numbers mean nothing."
+    lags, size = int(sample_rate/LOWEST)+2, round(seconds*sample_rate)
+    span, count = size+lags, -(-x.shape[-1]//hop)
+    before, blur = (span-hop)//2, max(1, round(sample_rate/3000)) # what is above lies between the samples of a period, and unsettles the comparison
+    frames = F.pad(x, (before+blur//2, count*hop+span-before-x.shape[-1]+blur)).unfold(-1, blur, 1).mean(-1).unfold(-1, span, hop)[...,:count,:]
+    length = 1 << (size+span-1).bit_length()
+    product = torch.fft.irfft(torch.fft.rfft(frames[...,:size], length).conj()*torch.fft.rfft(frames, length), length)[...,:lags+1]
+    power = F.pad(frames.square().cumsum(-1), (1,0))
+    difference = (power[...,size:size+1] + power[...,size:] - power[...,:lags+1] - 2*product).clamp(min=0)[...,1:]
+    mean = difference.cumsum(-1)/torch.arange(1, lags+1, device=x.device)
+    d = F.pad(difference/mean.clamp(min=1e-9), (1,0), value=1.)
+    d[..., :int(sample_rate/HIGHEST)] = 1.
+    dip = (d[...,1:-1] < d[...,:-2]) & (d[...,1:-1] <= d[...,2:]) & (d[...,1:-1] < (d.amin(-1, keepdim=True)+.08).clamp(min=.12))
+    lag = torch.where(dip.any(-1), dip.int().argmax(-1), d[...,1:-1].argmin(-1)) + 1
+    a, b, c = (d.gather(-1, (lag+k)[...,None])[...,0] for k in (-1,0,1))
+    bend = a+c-2*b
+    loud = frames.square().mean(-1)
+    return (sample_rate/(lag + torch.where(bend > 1e-6, .5*(a-c)/bend, 0.).clamp(-.5, .5))).log2(), (b < unsure) & (loud > 1e-4*loud.amax(-1, keepdim=True))
 
 # %% ../nbs/01_audio.ipynb #32255606
 def trim_silence(

@@ -40,7 +40,8 @@ RELEASES = { # repository → the commit it is pinned to
 RELEASE_LICENCES = dict(tokeniser='Apache-2.0', first='Apache-2.0', second='Apache-2.0', speaker_encoder='Apache-2.0',
                         codec='EnCodec: code MIT; weights not for commercial use without asking (CC-BY-NC 4.0 in audiocraft)', mbd='CC-BY-NC 4.0: not for commercial use')
 DEFAULTS = dict(guidance=3., temperature=1., top_p=.95, top_k=None, constrain=False, # of the first stage
-                second=dict(temperature=1., top_k=200), vocoder='mbd')               # vocoder: mbd or codec
+                second=dict(temperature=1., top_k=200), vocoder='mbd',               # vocoder: mbd or codec
+                loudness=-14.)                                                      # LUFS, before the denoiser
 
 # %% ../nbs/11_bundle.ipynb #9c4cedbf
 FORMAT = 1 # of bundle.json

@@ -17,8 +17,8 @@ from .audio import log_mel
 from .core import BundleError, OptionError, TokenLayout
 
 # %% auto #0
-__all__ = ['Codec', 'check_codes', 'ResidualQuantiser', 'NanoCodecConfig', 'ConvNeXtBlock', 'NanoCodec', 'overlap_add', 'EnCodec',
-           'interleave', 'deinterleave']
+__all__ = ['Codec', 'check_codes', 'ResidualQuantiser', 'NanoCodecConfig', 'ConvNeXtBlock', 'overlap_add', 'pulse_train',
+           'minimum_phase', 'short_spectra', 'NanoCodec', 'EnCodec', 'interleave', 'deinterleave']
 
 # %% ../nbs/03_codec.ipynb #2daea21a
 @runtime_checkable
@@ -49,13 +49,25 @@ def check_codes(
 # %% ../nbs/03_codec.ipynb #ca13d3e8
 class ResidualQuantiser(nn.Module):
     "A stack of codebooks, each coding what the ones before have left."
+    fast = 2 # codebooks that look at single frames, whatever the window
+
     def __init__(self,
         n_codebooks:int=8,      # depth of the stack
         codebook_size:int=1024, # entries of each
-        dim:int=64              # of a latent
+        dim:int=64,             # of a latent
+        window:int=0            # frames, odd, over which what the fast ones leave is averaged before the others code it; 0 for as it is
     ):
         super().__init__()
+        self.window = window
         self.register_buffer('codebooks', torch.zeros(n_codebooks, codebook_size, dim))
+
+    def seen(self,
+        left:Tensor, # (batch, frames, dim) by the codebooks before
+        level:int    # which codebook
+    )->Tensor: # (batch, frames, dim)
+        "What a codebook codes of what is left."
+        if level!=self.fast or not self.window: return left
+        return F.avg_pool1d(left.transpose(1,2), self.window, 1, self.window//2, count_include_pad=False).transpose(1,2)
 
     def nearest(self,
         x:Tensor,  # (n, dim)
@@ -70,12 +82,12 @@ class ResidualQuantiser(nn.Module):
         depth:int|None=None  # codebooks to use; all if None
     )->Tensor: # (batch, depth, frames)
         "Codes of a latent, coarse to fine."
-        batch,dim,frames = latent.shape
-        residual, codes = latent.transpose(1,2).reshape(-1, dim), []
+        residual, codes = latent.transpose(1,2), []
         for level in range(depth or len(self.codebooks)):
-            codes.append(self.nearest(residual, level))
+            residual = self.seen(residual, level)
+            codes.append(self.nearest(residual.flatten(0,1), level).view(residual.shape[:2]))
             residual = residual - self.codebooks[level][codes[-1]]
-        return torch.stack(codes).view(-1, batch, frames).transpose(0,1)
+        return torch.stack(codes, 1)
 
     def decode(self,
         codes:Tensor # (batch, depth, frames)
@@ -98,6 +110,7 @@ class NanoCodecConfig:
     latent_dim: int = 64
     n_codebooks: int = 8
     codebook_size: int = 1024
+    window: int = 0         # frames that the third codebook and those after it hear as one, odd; 0 for single ones
 
 class ConvNeXtBlock(nn.Module):
     "A depthwise convolution over time, then a small network on each frame; (batch, frames, width) in and out."
@@ -113,6 +126,55 @@ class ConvNeXtBlock(nn.Module):
         y = sum(k*padded[:,i:i+frames] for i,k in enumerate(self.kernel))
         return x + self.scale*self.down(F.gelu(self.up(self.norm(y))))
 
+# %% ../nbs/03_codec.ipynb #ff9e77fc
+def overlap_add(
+    frames:Tensor, # (batch, n_fft, frames)
+    hop:int        # samples from frame to frame
+)->Tensor: # (batch, frames·hop)
+    "Sum windowed frames at their places and divide by what the windows sum to; each frame stands centred over its hop."
+    n_fft, count = frames.shape[1:]
+    window = torch.hann_window(n_fft, device=frames.device, dtype=frames.dtype)
+    fold = lambda x: F.fold(x, (1, n_fft+(count-1)*hop), (1,n_fft), stride=(1,hop))[:,0,0]
+    total, weight = fold(frames*window[:,None]), fold(window.square()[:,None].expand(1,n_fft,count))
+    left = (n_fft-hop)//2
+    return (total/weight.clamp(min=1e-3))[:, left:left+count*hop]
+
+# %% ../nbs/03_codec.ipynb #48440d51
+def pulse_train(
+    pitch:Tensor,    # (batch, frames), log2 of Hz, in the middle of each frame
+    hop:int,         # samples a frame
+    sample_rate:int, # Hz
+    begin:Tensor|None=None # (batch, 1), where in its period each begins, 0–1; at 0 if None
+)->Tensor: # (batch, frames·hop), of power 1
+    "All harmonics of a pitch in step: one pulse a period, band-limited."
+    frequency = F.interpolate(pitch[:,None].float(), scale_factor=hop, mode='linear')[:,0].exp2().clamp(50, 500)
+    cycles = (frequency/sample_rate).unflatten(1, (-1,hop)).cumsum(2)
+    before = F.pad((cycles[...,-1] % 1).cumsum(1)[:,:-1], (1,0)) # frame by frame, since float32 couldn't count on for a minute
+    phase = ((cycles + before[...,None]).flatten(1) + (0 if begin is None else begin)) % 1
+    harmonics = (.48*sample_rate/frequency).floor()
+    sine, all_odd = (torch.pi*phase).sin(), ((2*harmonics+1)*torch.pi*phase).sin()
+    kernel = torch.where(sine.abs() < 1e-4, 2*harmonics+1, all_odd/torch.where(sine.abs() < 1e-4, 1., sine)) # Dirichlet's
+    return (kernel-1)/2*(2/harmonics).sqrt()
+
+def minimum_phase(
+    magnitude:Tensor # (batch, n_fft//2+1, frames), logarithm
+)->Tensor: # the phase, of the same shape
+    "The phase of the filter that has these magnitudes and answers a pulse at once and only afterwards (Oppenheim and Schafer, chapter on the cepstrum)."
+    n = 2*(magnitude.shape[1]-1)
+    fold = torch.ones(n, 1, device=magnitude.device)
+    fold[0], fold[n//2], fold[n//2+1:] = 0, 0, -1
+    return torch.fft.rfft(torch.fft.irfft(magnitude.to(torch.complex64), n, dim=1)*fold, dim=1).imag
+
+def short_spectra(
+    x:Tensor,   # (batch, time), whole frames
+    n_fft:int,
+    hop:int
+)->Tensor: # (batch, n_fft//2+1, frames), complex; noise of power 1 has power 1 in every bin
+    "Spectra of windowed frames, each centred over its hop: what `overlap_add` undoes."
+    left = (n_fft-hop)//2
+    frames = F.pad(x, (left, n_fft-hop-left)).unfold(1, n_fft, hop)*torch.hann_window(n_fft, device=x.device)
+    return torch.fft.rfft(frames, dim=2).transpose(1,2)/(.375*n_fft)**.5
+
 # %% ../nbs/03_codec.ipynb #d1f86917
 class NanoCodec(nn.Module):
     "A codec of frames; satisfies `Codec`."
@@ -126,11 +188,12 @@ class NanoCodec(nn.Module):
         self.mel_in = nn.Linear(c.n_mels, c.width)
         self.encoder_fast, self.fold = blocks(half, c.encoder_blocks), nn.Linear(2*c.width, c.width)
         self.encoder_slow, self.to_latent = blocks(c.encoder_blocks-half, c.encoder_blocks), nn.Linear(c.width, c.latent_dim)
-        self.quantiser = ResidualQuantiser(c.n_codebooks, c.codebook_size, c.latent_dim)
+        self.quantiser = ResidualQuantiser(c.n_codebooks, c.codebook_size, c.latent_dim, c.window)
         half = c.decoder_blocks//2
         self.from_latent, self.decoder_slow = nn.Linear(c.latent_dim, c.width), blocks(half, c.decoder_blocks)
         self.unfold, self.decoder_fast = nn.Linear(c.width, 2*c.width), blocks(c.decoder_blocks-half, c.decoder_blocks)
-        self.norm, self.spectrum = nn.LayerNorm(c.width), nn.Linear(c.width, c.n_fft+2)
+        self.norm, self.filters, self.pitch = nn.LayerNorm(c.width), nn.Linear(c.width, c.n_fft+2), nn.Linear(c.width, 1)
+        nn.init.constant_(self.pitch.bias, 7.) # 128 Hz
 
     @property
     def sample_rate(self): return self.config.sample_rate
@@ -154,33 +217,40 @@ class NanoCodec(nn.Module):
         x = self.fold(x.reshape(x.shape[0], x.shape[1]//2, -1))
         return self.to_latent(self.encoder_slow(x)).float().transpose(1,2)
 
+    def describe(self,
+        latent:Tensor # (batch, latent_dim, frames)
+    )->tuple: # (batch, 2·frames) pitch as log2 of Hz; (batch, n_fft//2+1, 2·frames) filter of the voice and of the breath, as logarithms of magnitudes
+        "What a latent says of every half frame."
+        x = self.unfold(self.decoder_slow(self.from_latent(latent.transpose(1,2))))
+        x = self.norm(self.decoder_fast(x.reshape(x.shape[0], -1, self.config.width)))
+        with torch.autocast(x.device.type, enabled=False): pitch = F.linear(x.float(), self.pitch.weight.float(), self.pitch.bias.float())[...,0]
+        return pitch, *self.filters(x).float().transpose(1,2).clamp(-12, 7).chunk(2, 1)
+
+    def sound(self,
+        pitch:Tensor,  # as `describe` gives them
+        voice:Tensor,
+        breath:Tensor,
+        begin:Tensor|None=None, # (batch, 1), where in its period each begins; at 0 if None
+        seed:int|None=0         # of the noise; torch's own chance if None
+    )->Tensor: # (batch, time)
+        "Pulses and noise, each through its filter."
+        c, hop = self.config, self.config.hop//2
+        with torch.no_grad():
+            pulses = pulse_train(pitch, hop, c.sample_rate, begin)
+            noise = torch.randn(pulses.shape[1], generator=None if seed is None else torch.Generator().manual_seed(seed)).to(pulses)
+            pulses, noise = (short_spectra(x, c.n_fft, hop) for x in (pulses, noise[None]))
+        spectrum = pulses*torch.polar(voice.exp(), minimum_phase(voice)) + noise*breath.exp()
+        return overlap_add(torch.fft.irfft(spectrum, c.n_fft, dim=1), hop)
+
     def synthesise(self,
         latent:Tensor # (batch, latent_dim, frames)
     )->Tensor: # (batch, frames·hop)
-        "Sound from a latent: a magnitude and a phase for each frame, then the inverse Fourier transform."
-        c = self.config
-        x = self.unfold(self.decoder_slow(self.from_latent(latent.transpose(1,2))))
-        x = self.decoder_fast(x.reshape(x.shape[0], -1, c.width))
-        magnitude, phase = self.spectrum(self.norm(x)).float().transpose(1,2).chunk(2, 1)
-        spectrum = torch.polar(magnitude.clamp(max=7).exp(), phase)
-        return overlap_add(torch.fft.irfft(spectrum, c.n_fft, dim=1), c.hop//2)
+        "Sound from a latent. The beginning of a longer latent sounds the same."
+        return self.sound(*self.describe(latent))
 
     def encode(self, samples): return self.quantiser.encode(self.analyse(samples))
     def latent(self, codes): return self.quantiser.decode(check_codes(codes, self))
     def decode(self, codes): return self.synthesise(self.latent(codes))
-
-# %% ../nbs/03_codec.ipynb #ff9e77fc
-def overlap_add(
-    frames:Tensor, # (batch, n_fft, frames)
-    hop:int        # samples from frame to frame
-)->Tensor: # (batch, frames·hop)
-    "Sum windowed frames at their places and divide by what the windows sum to; each frame stands centred over its hop."
-    n_fft, count = frames.shape[1:]
-    window = torch.hann_window(n_fft, device=frames.device, dtype=frames.dtype)
-    fold = lambda x: F.fold(x, (1, n_fft+(count-1)*hop), (1,n_fft), stride=(1,hop))[:,0,0]
-    total, weight = fold(frames*window[:,None]), fold(window.square()[:,None].expand(1,n_fft,count))
-    left = (n_fft-hop)//2
-    return (total/weight.clamp(min=1e-3))[:, left:left+count*hop]
 
 # %% ../nbs/03_codec.ipynb #01dbedfc
 class EnCodec(nn.Module):

@@ -157,7 +157,7 @@ def read_aloud(
     seed = check_seed(seed)
     pieces, options, vocoder = tts.request([text], voice, seed, guidance, top_p, temperature, vocoder, steps, denoise, clock)
     if journal: journal.begin(job_key(tts.bundle, pieces, options, vocoder, steps, denoise), seed)
-    with (whole_in(journal) if journal else written_whole(path)) as temporary, Assembly(tts.bundle.codec.sample_rate, denoise) as assembly, \
+    with (whole_in(journal) if journal else written_whole(path)) as temporary, tts.assembly(denoise) as assembly, \
          sound_file(temporary, assembly.sample_rate, path) as write:
         resumed, length = put_down(tts, pieces, options, vocoder, steps, batch_size, tell, clock, assembly, write, journal)
     if journal: journal.close()
@@ -329,7 +329,7 @@ def speak_rows(
         except MetaVoiceError as e: yield row, e, True; continue
         for part in parts: part.owner = len(good)
         good.append((row, len(parts))); pieces += parts
-    with Assembly(tts.bundle.codec.sample_rate, denoise) as assembly, closing(tts.sounds(pieces, options, vocoder, batch_size, refuse=False, steps=steps)) as sounds:
+    with tts.assembly(denoise) as assembly, closing(tts.sounds(pieces, options, vocoder, batch_size, refuse=False, steps=steps)) as sounds:
         failed = set()
         for piece,samples in sounds:
             row, count = good[piece.owner]

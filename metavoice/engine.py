@@ -457,7 +457,7 @@ class Studio:
     def assembly(self, job:Job)->Assembly:
         "What joins the pieces of a job."
         denoise = LentDenoiser(self.denoisers) if job.denoise and not job.repeatable else job.denoise
-        return Assembly(self.tts.bundle.codec.sample_rate, denoise, self.denoisers.new)
+        return self.tts.assembly(denoise, self.denoisers.new)
 
     def _speak(self, job:Job): # yields Audio
         "As `TTS.stream`, with the codes of the engine."

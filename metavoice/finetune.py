@@ -22,7 +22,7 @@ from .data import Encoder, Report, Window, check_data
 from .encoder import complete_codes
 from .gpt import GPT
 from .tokeniser import Tokeniser
-from .training import ByLength, Recipe, Speakers, Spoken, Training, collate_first, collate_second, first_stage_loss, make_accelerator, second_stage_loss, spectral_distance, to_device, train_decoder
+from .training import ByLength, Recipe, Speakers, Spoken, Training, collate_first, collate_second, decoding_losses, first_stage_loss, make_accelerator, second_stage_loss, to_device, train_decoder
 from .tts import TTS, Voice
 
 logger = logging.getLogger(__name__)
@@ -466,8 +466,8 @@ def train_codec_decoder(self:Finetune)->bool:
     held = list(zip(self.guessed(self.val[:16]), range(len(self.train), len(self.train)+len(self.val))))
     def evaluate(t):
         def one(rows, i):
-            made = b.codec.synthesise(b.codec.latent(rows[None].long().to(t.device)))
-            return float(spectral_distance(made, torch.nn.functional.pad(samples(i), (0, made.shape[-1]))[None,:made.shape[-1]].to(t.device), b.codec.sample_rate))
+            sound = torch.nn.functional.pad(samples(i), (0, b.codec.hop))[None,:rows.shape[1]*b.codec.hop]
+            return float(sum(decoding_losses(b.codec, b.codec.latent(rows[None].long().to(t.device)), sound.to(t.device))))
         return dict(held_out=round(t.measure(lambda: sum(one(*o) for o in held)/len(held)), 4)) if held else {}
     train_decoder(b.codec, audio, codes, self.out/'decoder', self.recipe('decoder', rate=5e-4, schedule='cosine', warmup=.05), compile=c.compile, begun=lambda t: self.begun('decoder', t), every=c.log_steps,
                   evaluate=evaluate, evaluate_every=c.evaluate_steps, progress_bar=self.progress, best='held_out', told=self.tell('decoder'), at_start=True)

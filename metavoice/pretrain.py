@@ -24,7 +24,7 @@ from .gpt import GPT, GPTConfig
 from .mbd import MultiBandDiffusion, NoiseSchedule, UNetConfig, fit_latent, fit_processors, nano_unet, projected_bands, training_loss, untrained_mbd
 from .teacher import SPEAKERS, Corpus, make_corpus, make_plan
 from .tokeniser import Tokeniser
-from .training import ByLength, Recipe, Speakers, Spoken, Training, collate_first, collate_second, first_stage_loss, native_bf16, second_stage_loss, spectral_distance, to_device, train_decoder, word_spans
+from .training import ByLength, Recipe, Speakers, Spoken, Training, collate_first, collate_second, decoding_losses, first_stage_loss, native_bf16, second_stage_loss, to_device, train_decoder, word_spans
 
 # %% auto #0
 __all__ = ['SIZES', 'STAGES', 'SHARES', 'NANO_DEFAULTS', 'NANO_LICENCES', 'LETTERS', 'learning_curves', 'CodebookLearner',
@@ -64,20 +64,23 @@ class CodebookLearner(nn.Module):
 
     @torch.no_grad()
     def start(self,
-        latents:Tensor,       # (n, dim), many
+        latents:Tensor,       # (batch, dim, frames), many
         rng:torch.Generator,
-        rounds:int=8          # of k-means
+        rounds:int=8,         # of k-means
+        placed:int=0          # codebooks that stay where they are
     ):
-        "Place every codebook by k-means on what the ones before have left."
-        residual, size = latents, self.q.codebooks.shape[1]
-        for level in range(len(self.q.codebooks)):
-            self.q.codebooks[level] = residual[torch.randperm(len(residual), generator=rng)[:size]]
-            for _ in range(rounds):
-                code = self.q.nearest(residual, level)
-                count = torch.bincount(code, minlength=size)
-                mean = torch.zeros_like(self.q.codebooks[level]).index_add_(0, code, residual)/count.clamp(min=1)[:,None]
-                self.q.codebooks[level] = torch.where(count[:,None]>0, mean, self.q.codebooks[level])
-            residual = residual - self.q.codebooks[level][self.q.nearest(residual, level)]
+        "Place the codebooks by k-means on what the ones before have left."
+        left, size = latents.transpose(1,2), self.q.codebooks.shape[1]
+        for level,book in enumerate(self.q.codebooks):
+            left = self.q.seen(left, level)
+            rows = left.flatten(0,1)
+            if level >= placed:
+                book.copy_(rows[torch.randperm(len(rows), generator=rng)[:size]])
+                for _ in range(rounds):
+                    code = self.q.nearest(rows, level)
+                    count = torch.bincount(code, minlength=size)[:,None]
+                    book.copy_(torch.where(count>0, torch.zeros_like(book).index_add_(0, code, rows)/count.clamp(min=1), book))
+            left = left - book[self.q.nearest(rows, level)].view(left.shape)
         self.sums.copy_(self.q.codebooks); self.counts.fill_(1)
 
     @torch.no_grad()
@@ -87,20 +90,20 @@ class CodebookLearner(nn.Module):
     )->Tensor: # (levels, batch, dim, frames): quantised with 1, 2, … codebooks
         "Quantise at every depth and let the entries follow."
         batch,dim,frames = latent.shape
-        residual, total, depths = latent.transpose(1,2).reshape(-1,dim), 0, []
+        left, total, depths = latent.transpose(1,2), 0, []
         for level,book in enumerate(self.q.codebooks):
+            residual = self.q.seen(left, level).flatten(0,1)
             code = self.q.nearest(residual, level)
             used = torch.bincount(code, minlength=len(book)).float()
             self.counts[level].lerp_(used, 1-self.decay)
             self.sums[level].lerp_(torch.zeros_like(book).index_add_(0, code, residual), 1-self.decay)
             total = total + book[code]; depths.append(total)
-            after = residual - book[code]
+            left = (residual - book[code]).view(batch, frames, dim)
             book.copy_(self.sums[level]/self.counts[level].clamp(min=1e-4)[:,None])
             idle = self.counts[level] < self.least
             if idle.any():
                 book[idle] = residual[torch.randint(len(residual), (int(idle.sum()),), generator=rng)]
                 self.counts[level][idle] = 1; self.sums[level][idle] = book[idle]
-            residual = after
         return torch.stack(depths).view(-1,batch,frames,dim).transpose(2,3)
 
 # %% ../nbs/15_pretrain.ipynb #59790272
@@ -156,16 +159,15 @@ def train_codec(
         if t.progress >= unquantised:
             if not codec.quantiser.codebooks.any():
                 with torch.no_grad(), t.mixed(): many = torch.cat([codec.analyse(crops(batch, t)[0]) for _ in range(20)])
-                learner.start(many.transpose(1,2).reshape(-1, many.shape[1]), t.rng)
+                learner.start(many, t.rng)
             quantised = learner(latent.detach(), t.rng)
             depth = depths[int(torch.randint(len(depths), (1,), generator=t.rng))]
             commit = F.mse_loss(latent, quantised[-1]) + .25*F.mse_loss(latent, quantised[0])
             first, used = (latent+(q-latent).detach() for q in (quantised[0], quantised[depth-1]))
         read = reader(first.transpose(1,2)).flatten(0,1)
         unsure = F.cross_entropy(read, said.flatten())
-        with t.mixed(): again = codec.synthesise(used)
-        distance = spectral_distance(again, x, codec.sample_rate)
-        return dict(loss=distance + .1*commit + phones*unsure, distance=distance.detach(), commit=commit.detach(), unsure=unsure.detach(),
+        with t.mixed(): distance, pitch = decoding_losses(codec, used, x, t.rng)
+        return dict(loss=distance + pitch + .1*commit + phones*unsure, distance=distance.detach(), pitch=pitch.detach(), commit=commit.detach(), unsure=unsure.detach(),
                     phones=(read.argmax(-1)==said.flatten()).float().mean())
     return training.run(loss, **run).codec.eval()
 
@@ -377,16 +379,16 @@ class Size:
     bf16: bool|None = None                # as in `Recipe`
 
 SIZES = dict(
-    nano=Size(NanoCodecConfig(width=256, hidden=768, encoder_blocks=4, decoder_blocks=8),
+    nano=Size(NanoCodecConfig(width=256, hidden=768, encoder_blocks=4, decoder_blocks=8, window=75),
               dict(n_layer=5, n_head=3, n_embd=192, block_size=512, swiglu_multiple_of=64),
               dict(n_layer=3, n_head=3, n_embd=192, block_size=320, swiglu_multiple_of=64)),
-    tiny=Size(NanoCodecConfig(width=32, hidden=64, encoder_blocks=2, decoder_blocks=2, latent_dim=16, codebook_size=64),
+    tiny=Size(NanoCodecConfig(width=32, hidden=64, encoder_blocks=2, decoder_blocks=2, latent_dim=16, codebook_size=64, window=9),
               dict(n_layer=2, n_head=2, n_embd=48, block_size=512, swiglu_multiple_of=16), dict(n_layer=2, n_head=2, n_embd=48, block_size=320, swiglu_multiple_of=16),
               UNetConfig(latent_dim=16, hidden=8, depth=2, growth=2., kernel=24, stride=12), 300, 1000, 4, False, False))
 STAGES = ('corpus', 'codec', 'tokeniser', 'first', 'second', 'decoder', 'mbd', 'bundle')
 SHARES = dict(codec=.14, first=.5, second=.2, decoder=.09, mbd=.07) # of the time
 NANO_DEFAULTS = dict(guidance=1., prompt_guidance=2., temperature=.6, top_p=.9, top_k=None, constrain=True, piece_tokens=34,
-                     second=dict(temperature=.7, top_k=50, padded=False), mbd=dict(steps=4, start=299), vocoder='codec')
+                     second=dict(temperature=.7, top_k=50, padded=False), mbd=dict(steps=4, start=299), vocoder='codec', loudness=-23.)
 NANO_LICENCES = dict(tokeniser='Apache-2.0', first='Apache-2.0', second='Apache-2.0', codec='Apache-2.0', mbd='Apache-2.0',
                      speaker_encoder='Apache-2.0, Resemble AI, resemblyzer 0.1.4')
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,?!'-:;" # what a tokeniser has to spell, whatever the corpus

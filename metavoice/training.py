@@ -9,12 +9,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .audio import log_mel
+from .audio import log_mel, pitch_track
 from .codec import interleave
 from .core import MetaVoiceError, OptionError, TokenLayout, written_whole
 from .encoder import second_stage_input
@@ -25,7 +26,7 @@ __all__ = ['SCHEDULES', 'RESOLUTIONS', 'Recipe', 'native_bf16', 'orthogonalised'
            'wrap', 'measure', 'save', 'take_weights', 'load', 'signals', 'saved_at_last', 'agree', 'take_in', 'means',
            'of_first', 'note', 'run', 'Spoken', 'word_spans', 'collate_first', 'guidance_to_text', 'first_stage_loss',
            'collate_second', 'second_stage_loss', 'ByLength', 'Speakers', 'to_device', 'spectral_distance',
-           'train_decoder']
+           'decoding_losses', 'train_decoder']
 
 # %% ../nbs/13c_training.ipynb #1be545e1
 SCHEDULES = ('cosine', 'constant')
@@ -595,6 +596,22 @@ def spectral_distance(
     mel = lambda z, r: log_mel(z, rate, *r).clamp(min=-7)
     return sum((mel(x,r)-mel(y,r)).abs().mean() for r in RESOLUTIONS)/len(RESOLUTIONS)
 
+# %% ../nbs/13c_training.ipynb #c6f91b08
+def decoding_losses(
+    codec,           # a `NanoCodec`
+    latent:Tensor,   # (batch, latent_dim, frames)
+    x:Tensor,        # (batch, frames·hop), the recordings
+    rng:torch.Generator|None=None # lets each begin somewhere in a period, beside noise of torch's own chance; the same each time if None
+)->tuple: # spectral distance; error of the pitch in octaves
+    "How far what a codec decodes is from the recordings, at their pitch; and how far from that pitch its own is."
+    pitch, voice, breath = codec.describe(latent)
+    heard, voiced = pitch_track(x, codec.sample_rate, codec.hop//2)
+    at, known = np.arange(heard.shape[1]), voiced.cpu().numpy()
+    true = torch.stack([torch.from_numpy(np.interp(at, at[k], h[k])).float() if k.any() else own for h,k,own in zip(heard.cpu().numpy(), known, pitch.detach().cpu())]).to(pitch)
+    made = codec.sound(true, voice, breath, torch.rand(len(x), 1, generator=rng).to(pitch) if rng else None, None if rng else 0)
+    weight = .1 + .9*voiced
+    return spectral_distance(made, x, codec.sample_rate), ((pitch-true).abs()*weight).sum()/weight.sum()
+
 # %% ../nbs/13c_training.ipynb #4b74348d
 def train_decoder(
     codec,                # a `NanoCodec`, trained
@@ -610,7 +627,7 @@ def train_decoder(
 ):
     "Let the decoder learn on; gives the codec back. Raises `OptionError` where no utterance is long enough."
     codec.requires_grad_(False)
-    for part in (codec.from_latent, codec.decoder_slow, codec.unfold, codec.decoder_fast, codec.norm, codec.spectrum): part.requires_grad_()
+    for part in (codec.from_latent, codec.decoder_slow, codec.unfold, codec.decoder_fast, codec.norm, codec.filters, codec.pitch): part.requires_grad_()
     training, frames = Training(codec, out, recipe), round(seconds*codec.sample_rate/codec.hop)
     usable = [i for i,rows in enumerate(codes) if rows is not None and rows.shape[1] > frames]
     if not usable: raise OptionError(f"there is nothing to learn from: no utterance lasts {seconds} s")
@@ -624,6 +641,6 @@ def train_decoder(
         return rows[:,at:at+frames], F.pad(sound, (0,codec.hop))[at*codec.hop:(at+frames)*codec.hop]
     def loss(t):
         rows, x = (torch.stack(o).to(t.device) for o in zip(*[crop(t) for _ in range(batch)]))
-        with t.mixed(): made = codec.synthesise(codec.latent(rows))
-        return dict(loss=spectral_distance(made, x, codec.sample_rate))
+        with t.mixed(): distance, pitch = decoding_losses(codec, codec.latent(rows), x, t.rng)
+        return dict(loss=distance+pitch, distance=distance.detach(), pitch=pitch.detach())
     return training.run(loss, **run).requires_grad_(True).eval()

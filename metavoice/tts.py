@@ -308,9 +308,10 @@ class Assembly:
     def __init__(self,
         sample_rate:int,    # Hz, of what comes in
         denoise:bool|Denoiser=True, # DeepFilterNet3, and 48 kHz out; one of somebody else's, who closes it
-        make=Denoiser              # makes one, where it has to
+        make=Denoiser,             # makes one, where it has to
+        target:float=-14.          # LUFS, before the denoiser
     ):
-        self.incoming, self.recent, self.gain = sample_rate, torch.zeros(0), None
+        self.incoming, self.target, self.recent, self.gain = sample_rate, target, torch.zeros(0), None
         self.sample_rate = Denoiser.sample_rate if denoise else sample_rate # of what comes out
         self._pool, self._enhance = ThreadPoolExecutor(1, 'denoiser') if denoise is True else None, None
         self._denoiser = self._pool.submit(make) if denoise is True else None
@@ -323,7 +324,7 @@ class Assembly:
     )->Tensor: # (time,)
         "Samples at the loudness of all; the gain moves between pieces, or slowly in them, never at once."
         heard = torch.cat([self.recent, samples])
-        wanted = loudness_gain(torch.cat([heard, ahead]), self.incoming, self.gain) or self.gain or 1.
+        wanted = loudness_gain(torch.cat([heard, ahead]), self.incoming, self.gain, self.target) or self.gain or 1.
         gain = wanted if begins else torch.linspace(self.gain, wanted, len(samples))
         self.recent, self.gain = heard[max(0, len(heard)-round(self.memory*self.incoming)):], wanted
         return soft_limit(samples*gain)
@@ -387,6 +388,13 @@ class TTS:
     )->TTS:
         "Find a bundle; its parts load when they are needed. Raises `BundleError`, and `OptionError` for a device that isn't there."
         return cls(load_bundle(name, device=device, dtype=dtype, quantise=quantise, compile=compile, pack=True))
+
+    def assembly(self,
+        denoise:bool|Denoiser=True, # as `Assembly` takes it
+        make=Denoiser
+    )->Assembly:
+        "What makes one stream of spoken pieces, at the loudness that is the bundle's."
+        return Assembly(self.bundle.codec.sample_rate, denoise, make, self.bundle.defaults['loudness'])
 
     def __repr__(self): return f"TTS({self.bundle!r})"
 
@@ -569,7 +577,7 @@ def synthesise(self:TTS,
     texts, clock, tell = [text] if isinstance(text, str) else list(text), {} if timings is None else timings, progress or (lambda *progress: None)
     pieces, options, vocoder = self.request(texts, voice, seed, guidance, top_p, temperature, vocoder, steps, denoise, clock)
     parts, last = [[] for _ in texts], 'denoiser' if denoise else 'loudness'
-    with Assembly(self.bundle.codec.sample_rate, denoise) as assembly:
+    with self.assembly(denoise) as assembly:
         for n,(piece,samples) in enumerate(self.sounds(pieces, options, vocoder, batch_size, tell, clock, steps=steps), 1):
             with timed(clock, last): parts[piece.owner].append(assembly.add(piece, samples))
             tell(last, n, len(pieces))
@@ -582,7 +590,7 @@ TTS.request, TTS.synthesise = request, synthesise
 @torch.inference_mode()
 def codec_reach(
     codec:Codec,
-    frames:int=241,       # of the trial; half of it is the most that can be found
+    frames:int=241,       # of the trial; what goes on to its end has no end
     faint:float=1e-4      # a change that small, next to the loudest sample, is none
 )->tuple: # frames before and after
     "On how many frames before and after it the sound of a frame depends, found by changing one."
@@ -591,7 +599,8 @@ def codec_reach(
     codes[1,:,middle] = (codes[1,:,middle] + codec.codebook_size//2) % codec.codebook_size
     a,b = codec.decode(codes.to(next(codec.parameters()).device)).float().cpu()
     changed = ((a-b).abs().view(frames, -1).amax(1) > faint*a.abs().max()).nonzero().flatten()
-    return int(changed[-1])-middle, middle-int(changed[0])
+    first, last = int(changed[0]), int(changed[-1])
+    return last-middle if last < frames-1 else math.inf, middle-first
 
 # %% ../nbs/12_tts.ipynb #2b3ac39c
 def first_stage_stream(
@@ -667,7 +676,7 @@ def stream(self:TTS,
     vocoder:str|None=None,     # mbd or codec; the bundle's own if None. With mbd the chunks are whole pieces
     steps:int|None=None,       # of mbd; the bundle's own if None
     denoise:bool=True,         # DeepFilterNet3, and 48 kHz instead of the codec's rate
-    chunk:float|None=.5,       # seconds of sound in a chunk, its samples close to those of `synthesise` (correlation over 0.95); None for whole pieces, equal in every sample
+    chunk:float|None=.5,       # seconds of sound in a chunk, its spectrogram close to that of `synthesise` (correlation over 0.98); None for whole pieces, equal in every sample
     progress=None,             # called with (stage, done, of)
     timings:dict|None=None     # seconds by stage are added, and the number of 'tokens'
 ): # yields `Audio`; close it to stop the work
@@ -693,7 +702,7 @@ def _streamed(self, pieces, options, vocoder, steps, denoise, chunk, tell, clock
             for piece in pieces:
                 with closing(self.chunks(piece, options, chunk, count, clock)) as made:
                     for part in made: yield piece, *part
-    with Assembly(self.bundle.codec.sample_rate, denoise) as assembly, closing(parts()) as made:
+    with self.assembly(denoise) as assembly, closing(parts()) as made:
         for piece,*part in made:
             with timed(clock, last): sound = assembly.add(piece, *part)
             if part[-1]: tell(last, piece.number+1, len(pieces))

@@ -44,7 +44,7 @@ def test_a_dry_run_makes_a_bundle_that_speaks_its_own_shape(corpus, tmp_path, ca
     further = load_bundle(tmp_path/"more"/"bundle")
     assert not (tmp_path/"more"/"codec").exists() and further.tokeniser.to_json() == bundle.tokeniser.to_json()
     assert torch.equal(further.codec.quantiser.codebooks, bundle.codec.quantiser.codebooks) and torch.equal(further.codec.encode(corpus.audio(0)[None]), codes)
-    for part, name in (("first", "transformer.wpe.weight"), ("second", "transformer.wpe.weight"), ("codec", "spectrum.weight")):
+    for part, name in (("first", "transformer.wpe.weight"), ("second", "transformer.wpe.weight"), ("codec", "filters.weight")):
         old, new = (getattr(b, part).state_dict()[name] for b in (bundle, further))
         assert old.shape == new.shape and not torch.equal(old, new) and (old-new).abs().mean() < .1*old.abs().mean()
 
