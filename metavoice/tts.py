@@ -308,13 +308,13 @@ class Assembly:
     def __init__(self,
         sample_rate:int,    # Hz, of what comes in
         denoise:bool|Denoiser=True, # DeepFilterNet3, and 48 kHz out; one of somebody else's, who closes it
-        make=Denoiser,             # makes one, where it has to
+        make=None,                 # makes one, where it has to; `Denoiser` if None
         target:float=-14.          # LUFS, before the denoiser
     ):
         self.incoming, self.target, self.recent, self.gain = sample_rate, target, torch.zeros(0), None
         self.sample_rate = Denoiser.sample_rate if denoise else sample_rate # of what comes out
         self._pool, self._enhance = ThreadPoolExecutor(1, 'denoiser') if denoise is True else None, None
-        self._denoiser = self._pool.submit(make) if denoise is True else None
+        self._denoiser = self._pool.submit(make or Denoiser) if denoise is True else None
         if denoise and denoise is not True: self._enhance = EnhanceStream(denoise, sample_rate)
 
     def levelled(self,
@@ -391,7 +391,7 @@ class TTS:
 
     def assembly(self,
         denoise:bool|Denoiser=True, # as `Assembly` takes it
-        make=Denoiser
+        make=None
     )->Assembly:
         "What makes one stream of spoken pieces, at the loudness that is the bundle's."
         return Assembly(self.bundle.codec.sample_rate, denoise, make, self.bundle.defaults['loudness'])
