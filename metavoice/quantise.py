@@ -16,8 +16,8 @@ from .flash_decoding import reads_rows
 
 # %% auto #0
 __all__ = ['METHODS', 'HALF', 'GROUP', 'ZERO', 'LONE', 'INSIDE', 'check_method', 'split_activations', 'integer_units',
-           'Int8Linear', 'Int4Linear', 'half_pays', 'HalfLinear', 'suit', 'unit_of', 'QuantisedSwiGLU', 'quantised',
-           'quantised_unit', 'is_whole', 'own_head', 'give_back', 'quantise', 'what_is_lost']
+           'Int8Linear', 'Int4Linear', 'half_pays', 'HalfLinear', 'give_back', 'suit', 'unit_of', 'QuantisedSwiGLU',
+           'quantised', 'quantised_unit', 'is_whole', 'own_head', 'quantise', 'what_is_lost']
 
 # %% ../nbs/06b_quantise.ipynb #b57e3455
 METHODS = ('int8', 'int4')
@@ -155,6 +155,13 @@ class HalfLinear(nn.Module):
 
     def extra_repr(self): return f"{self.in_features} → {self.out_features}, for {'few' if self.few else 'many'} rows"
 
+# %% ../nbs/06b_quantise.ipynb #7cb6dcde
+def give_back():
+    "Return to the system what freed matrices leave behind: glibc keeps it, and memory wouldn't fall."
+    if sys.platform!='linux': return
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+    if trim is not None: trim(0)
+
 def suit(
     model:nn.Module,
     rows:int         # that a batch has room for
@@ -224,12 +231,6 @@ def own_head(
 ):
     "Give the output heads weights in an order of their own; the table they share with the embedding stays as it is."
     for i,head in enumerate(model.lm_heads): model.lm_heads[i] = quantised(head.weight.detach(), head.bias, HALF)
-
-def give_back():
-    "Return to the system what freed matrices leave behind: glibc keeps it, and memory wouldn't fall."
-    if sys.platform!='linux': return
-    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
-    if trim is not None: trim(0)
 
 def quantise(
     model:nn.Module, # a `GPT` in memory, which is changed
