@@ -40,14 +40,15 @@ def learning_curves(
 ): # the axes
     "The numbers in the logs of a run over the minutes spent."
     from matplotlib.figure import Figure
-    ax, before = ax or Figure(figsize=(4,2.6), dpi=90, layout='constrained').subplots(), 0.
+    ax, before, named = ax or Figure(figsize=(4,2.6), dpi=90, layout='constrained').subplots(), 0., set()
     for path in logs:
         log = [json.loads(line) for line in Path(path).read_text(encoding='utf-8').splitlines()]
         shown = keys or sorted({k for line in log for k in line} - {'step','spent','rate','tokens_per_second'})
         if before: ax.axvline(before, c='k', lw=.6, ls=':')
         for n,k in enumerate(shown):
-            points = [(before+line['spent']/60, line[k]) for line in log if k in line]
-            ax.plot(*zip(*points), 'o-' if len(points)<2 else '-', c=f'C{n}', lw=1, label=None if before else k.replace('_',' '))
+            if not (points := [(before+line['spent']/60, line[k]) for line in log if k in line]): continue
+            ax.plot(*zip(*points), 'o-' if len(points)<2 else '-', c=f'C{n}', lw=1, label=None if k in named else k.replace('_',' '))
+            named.add(k)
         before += log[-1]['spent']/60 if log else 0.
     ax.set_xlabel('minutes'); ax.legend(fontsize=6)
     return ax
