@@ -6,6 +6,7 @@
 from __future__ import annotations
 import logging, threading, time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -263,7 +264,7 @@ def work(self:FinetuneApp, settings:dict, check:bool, resume:bool):
         shown(self.found, True)
         if check: return self.notice.say("The recordings have problems: repair them, or leave them out." if tune.report.fatal else "The recordings can be learnt from.", 'bad' if tune.report.fatal else 'good')
         few = len(tune.report.train)
-        if not tune.report.val and 1 < few < 1/tune.config.hold_out: tune.config.hold_out = 1.5/few # one of them at least, or there would be nothing to see
+        if not tune.report.val and 1 < few < 1/tune.config.hold_out: tune.config = replace(tune.config, hold_out=1.5/few) # one of them at least, or there would be nothing to see
         self.tune = tune
         if self.stopping.is_set(): raise Stopped
         done = tune.run()
