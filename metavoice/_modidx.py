@@ -1422,6 +1422,7 @@ d = { 'settings': { 'branch': 'main',
                                    'metavoice.widgets.start': ('widgets.html#start', 'metavoice/widgets.py'),
                                    'metavoice.widgets.stop': ('widgets.html#stop', 'metavoice/widgets.py'),
                                    'metavoice.widgets.styled': ('widgets.html#styled', 'metavoice/widgets.py'),
+                                   'metavoice.widgets.told_on': ('widgets.html#told_on', 'metavoice/widgets.py'),
                                    'metavoice.widgets.voice': ('widgets.html#voice', 'metavoice/widgets.py'),
                                    'metavoice.widgets.wait': ('widgets.html#wait', 'metavoice/widgets.py'),
                                    'metavoice.widgets.work': ('widgets.html#work', 'metavoice/widgets.py')}}}

@@ -4,7 +4,7 @@
 
 # %% ../nbs/18b_finetune_widgets.ipynb #38b1334e
 from __future__ import annotations
-import logging, threading, time
+import threading, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html import escape
@@ -17,12 +17,11 @@ from .core import MetaVoiceError, OptionError
 from .finetune import Finetune, read_log
 from .tts import TTS
 from .voices import read_upload
-from .widgets import CloneApp, Intake, Notice, Player, ProgressPanel, Stopped, UPLOADED, card, columns, length_of, page, setting, shortened, shown, styled
+from .widgets import CloneApp, Intake, Notice, Player, ProgressPanel, Stopped, UPLOADED, card, columns, length_of, page, setting, shortened, shown, styled, told_on
 
 # %% auto #0
-__all__ = ['PROMPTS', 'UPLOAD', 'LOCAL', 'WAYS', 'logger', 'STAGES', 'RecordingsPanel', 'receive', 'add', 'remove', 'value',
-           'MethodPanel', 'chart', 'figures', 'Bar', 'FinetuneApp', 'start', 'bar', 'told', 'heard_at', 'work', 'stop',
-           'wait']
+__all__ = ['PROMPTS', 'UPLOAD', 'LOCAL', 'WAYS', 'STAGES', 'RecordingsPanel', 'receive', 'add', 'remove', 'value', 'MethodPanel',
+           'chart', 'figures', 'Bar', 'FinetuneApp', 'start', 'bar', 'told', 'heard_at', 'work', 'stop', 'wait']
 
 # %% ../nbs/18b_finetune_widgets.ipynb #0c0d3ccf
 PROMPTS = ("The old man walked slowly to the river.", "Where did you put the red book?", "She opened the window and looked at the rain.", "We will be home before dinner.",
@@ -183,7 +182,6 @@ class Bar:
     def close(self): pass
 
 # %% ../nbs/18b_finetune_widgets.ipynb #9913cb37
-logger = logging.getLogger(__name__)
 STAGES = dict(first="First stage: what is said", second="Second stage: how it sounds", decoder="Decoder: the voice's own sound")
 
 class FinetuneApp(VBox):
@@ -256,26 +254,22 @@ def work(self:FinetuneApp, settings:dict, check:bool, resume:bool):
     "The thread: from settings to a result, or to a message."
     self.progress.began, self.progress.part, self.progress.told = time.monotonic(), 0., 0.
     try:
-        shown(self.progress, True)
-        self.progress.draw("getting ready")
-        self.lines, self.tune = dict(first=read_log(settings['out'])) if resume else {}, None
-        tune = Finetune(**settings, resume=resume or check, progress=self.bar, told=self.told)
-        self.report.value = f'<div class="mv-report">{tune.report._repr_html_()}</div>'
-        shown(self.found, True)
-        if check: return self.notice.say("The recordings have problems: repair them, or leave them out." if tune.report.fatal else "The recordings can be learnt from.", 'bad' if tune.report.fatal else 'good')
-        few = len(tune.report.train)
-        if not tune.report.val and 1 < few < 1/tune.config.hold_out: tune.config = replace(tune.config, hold_out=1.5/few) # one of them at least, or there would be nothing to see
-        self.tune = tune
-        if self.stopping.is_set(): raise Stopped
-        done = tune.run()
-        result = tune.out/'bundle'
-        self.notice.say(f"Finished: {result} is the model." if done==result else "Stopped; what was learnt is kept, and the run can be gone on with.", 'good')
-        if result.is_dir(): self.trial.children = [CloneApp(TTS.from_pretrained(result))]
-    except Stopped: self.notice.say("Stopped before the training began.")
-    except MetaVoiceError as e: self.notice.say(str(e), 'bad')
-    except Exception as e:
-        logger.exception("the page met a mistake")
-        self.notice.say(f"This is a mistake in metavoice, not of yours ({type(e).__name__}: {e}). Please report it.", 'bad')
+        with told_on(self.notice, "Stopped before the training began."):
+            shown(self.progress, True)
+            self.progress.draw("getting ready")
+            self.lines, self.tune = dict(first=read_log(settings['out'])) if resume else {}, None
+            tune = Finetune(**settings, resume=resume or check, progress=self.bar, told=self.told)
+            self.report.value = f'<div class="mv-report">{tune.report._repr_html_()}</div>'
+            shown(self.found, True)
+            if check: return self.notice.say("The recordings have problems: repair them, or leave them out." if tune.report.fatal else "The recordings can be learnt from.", 'bad' if tune.report.fatal else 'good')
+            few = len(tune.report.train)
+            if not tune.report.val and 1 < few < 1/tune.config.hold_out: tune.config = replace(tune.config, hold_out=1.5/few) # one of them at least, or there would be nothing to see
+            self.tune = tune
+            if self.stopping.is_set(): raise Stopped
+            done = tune.run()
+            result = tune.out/'bundle'
+            self.notice.say(f"Finished: {result} is the model." if done==result else "Stopped; what was learnt is kept, and the run can be gone on with.", 'good')
+            if result.is_dir(): self.trial.children = [CloneApp(TTS.from_pretrained(result))]
     finally:
         shown(self.progress, False)
         self.check.disabled = self.go.disabled = False

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import io, logging, secrets, socket, tempfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -25,9 +26,9 @@ from .voices import read_upload
 __all__ = ['WEB', 'READING', 'UPLOAD', 'LETTERS', 'EXAMPLE', 'OWN', 'UPLOADED', 'RANGES', 'logger', 'APPS', 'PORT', 'LOOPBACK',
            'IDLE', 'styled', 'page', 'card', 'columns', 'shown', 'Notice', 'peaks', 'picture', 'encoded', 'Player',
            'Intake', 'length_of', 'TextPanel', 'Reference', 'VoicePanel', 'receive', 'choose', 'voice', 'setting',
-           'slider', 'SettingsPanel', 'ProgressPanel', 'Take', 'shortened', 'HistoryPanel', 'Stopped', 'Notes',
-           'model_of', 'described', 'CloneApp', 'start', 'work', 'stop', 'repeat', 'wait', 'app_notebook', 'free_port',
-           'page_url', 'page_config', 'serve_page']
+           'slider', 'SettingsPanel', 'ProgressPanel', 'Take', 'shortened', 'HistoryPanel', 'Stopped', 'told_on',
+           'Notes', 'model_of', 'described', 'CloneApp', 'start', 'work', 'stop', 'repeat', 'wait', 'app_notebook',
+           'free_port', 'page_url', 'page_config', 'serve_page']
 
 # %% ../nbs/18_widgets.ipynb #6b048309
 WEB = Path(metavoice.__file__).parent/'web' # JavaScript, style sheet and the template of a page
@@ -429,6 +430,19 @@ logger = logging.getLogger(__name__)
 class Stopped(Exception):
     "The user has pressed the button."
 
+@contextmanager
+def told_on(
+    notice:Notice,
+    stopped:str    # what to say if the user ended the block
+):
+    "What goes wrong in the block is said to the user; a mistake of ours is logged, too."
+    try: yield
+    except Stopped: notice.say(stopped)
+    except MetaVoiceError as e: notice.say(str(e), 'bad')
+    except Exception as e:
+        logger.exception("the page met a mistake")
+        notice.say(f"This is a mistake in metavoice, not of yours ({type(e).__name__}: {e}). Please report it.", 'bad')
+
 class Notes(logging.Handler):
     "Warnings of the pipeline, collected while the block runs."
     def __init__(self):
@@ -486,23 +500,19 @@ def start(self:CloneApp, _=None):
 def work(self:CloneApp, text:str, choice:str, options:dict):
     "The thread: from a text to a take, or to a message."
     try:
-        began, told = time.monotonic(), self.progress
-        def progress(*how_far):
-            if self.stopping.is_set(): raise Stopped
-            told(*how_far)
-        told.start(text, self.tts)
-        told.draw("getting ready")
-        with Notes() as notes:
-            voice = self.voice.voice(choice)
-            audio = self.tts.synthesise(text, voice, **options, progress=progress)
-        take = Take(text, voice.name, options, audio, time.monotonic()-began, notes.lines)
-        self.history.add(take)
-        self.choose(take)
-    except Stopped: self.notice.say("Stopped.")
-    except MetaVoiceError as e: self.notice.say(str(e), 'bad')
-    except Exception as e:
-        logger.exception("the page met a mistake")
-        self.notice.say(f"This is a mistake in metavoice, not of yours ({type(e).__name__}: {e}). Please report it.", 'bad')
+        with told_on(self.notice, "Stopped."):
+            began, told = time.monotonic(), self.progress
+            def progress(*how_far):
+                if self.stopping.is_set(): raise Stopped
+                told(*how_far)
+            told.start(text, self.tts)
+            told.draw("getting ready")
+            with Notes() as notes:
+                voice = self.voice.voice(choice)
+                audio = self.tts.synthesise(text, voice, **options, progress=progress)
+            take = Take(text, voice.name, options, audio, time.monotonic()-began, notes.lines)
+            self.history.add(take)
+            self.choose(take)
     finally:
         self.progress.stop()
         self.go.disabled, self.end.disabled = False, True

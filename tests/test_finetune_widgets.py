@@ -82,6 +82,7 @@ def test_problems_are_shown_and_can_be_left_out(app):
     app.recordings.rows["3"][1].value = ""
     app.check.click(); app.wait()
     assert app.notice.kind == "bad" and "3.flac" in app.report.value and "the text is empty" in app.report.value
+    assert not app.go.disabled and not app.check.disabled and app.end.disabled
     app.go.click(); app.wait()
     assert app.notice.kind == "bad" and "1 problem" in app.notice.text
     app.method.skip.value = True
