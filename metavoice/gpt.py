@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_gpt.ipynb #c57302c9
 from __future__ import annotations
-import functools, logging, os
+import logging, os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
