@@ -167,7 +167,7 @@ def train_codec(
             first, used = (latent+(q-latent).detach() for q in (quantised[0], quantised[depth-1]))
         read = reader(first.transpose(1,2)).flatten(0,1)
         unsure = F.cross_entropy(read, said.flatten())
-        with t.mixed(): distance, pitch = decoding_losses(codec, used, x, t.rng)
+        with t.mixed(): distance, pitch, _ = decoding_losses(codec, used, x, t.rng, heard_again=False)
         return dict(loss=distance + pitch + .1*commit + phones*unsure, distance=distance.detach(), pitch=pitch.detach(), commit=commit.detach(), unsure=unsure.detach(),
                     phones=(read.argmax(-1)==said.flatten()).float().mean())
     return training.run(loss, **run).codec.eval()

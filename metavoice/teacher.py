@@ -134,10 +134,11 @@ def common_words(
     return tuple(w for w,_ in Counter(w for t in wordnet_examples(folder) for w in words_of(t)).most_common(n))
 
 def common_examples(
-    folder:str=WORDNET
+    folder:str=WORDNET,
+    n:int=2000 # how many words are common
 )->list: # of sentences
     "WordNet's examples that use nothing but its commonest words."
-    known = set(common_words(folder))
+    known = set(common_words(folder, n))
     return [t for t in wordnet_examples(folder) if known.issuperset(words_of(t))]
 
 UNFIT = set('are who has had was were his him her its bad drunk naked dead murder blood body sex sexual'.split()) # for filling frames
@@ -316,11 +317,12 @@ def make_plan(
     open:int=3200,       # sentences of the open frames
     named:int=800,       # sentences that hold the project's name
     shipped:float=.4,    # share of the first four speakers
+    vocabulary:int=2000, # how many of WordNet's commonest words its examples may use
     folder:str=WORDNET
 )->Plan:
     "Nano's training sentences and speakers; the same seed, the same plan."
     rng = random.Random(seed)
-    found = common_examples(folder); rng.shuffle(found)
+    found = common_examples(folder, vocabulary); rng.shuffle(found)
     test_grammar = sentences(400, seed=2026)
     made = sentences(grammar, seed=1, avoid=set(test_grammar)) + sentences(open, seed=3, frames=OPEN_FRAMES, words=open_words(folder))
     seen = Counter(w for t in found[400:]+made for w in words_of(t))

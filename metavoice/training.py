@@ -26,7 +26,7 @@ __all__ = ['SCHEDULES', 'RESOLUTIONS', 'Recipe', 'native_bf16', 'orthogonalised'
            'wrap', 'measure', 'save', 'take_weights', 'load', 'signals', 'saved_at_last', 'agree', 'take_in', 'means',
            'of_first', 'note', 'run', 'Spoken', 'word_spans', 'collate_first', 'guidance_to_text', 'first_stage_loss',
            'collate_second', 'second_stage_loss', 'ByLength', 'Speakers', 'to_device', 'spectral_distance',
-           'decoding_losses', 'train_decoder']
+           'latent_error', 'decoding_losses', 'train_decoder']
 
 # %% ../nbs/13c_training.ipynb #1be545e1
 SCHEDULES = ('cosine', 'constant')
@@ -596,21 +596,33 @@ def spectral_distance(
     mel = lambda z, r: log_mel(z, rate, *r).clamp(min=-7)
     return sum((mel(x,r)-mel(y,r)).abs().mean() for r in RESOLUTIONS)/len(RESOLUTIONS)
 
+# %% ../nbs/13c_training.ipynb #c8191f99
+def latent_error(
+    codec,    # its encoder listens
+    x:Tensor, # (batch, frames·hop)
+    y:Tensor  # (batch, frames·hop), the recordings
+)->Tensor:
+    "How differently two sounds appear to a codec's encoder: mean absolute difference of their latents, as a share of the recordings' mean."
+    with torch.no_grad(): wanted = codec.analyse(y)
+    return (codec.analyse(x)-wanted).abs().mean()/wanted.abs().mean()
+
 # %% ../nbs/13c_training.ipynb #c6f91b08
 def decoding_losses(
     codec,           # a `NanoCodec`
     latent:Tensor,   # (batch, latent_dim, frames)
     x:Tensor,        # (batch, frames·hop), the recordings
-    rng:torch.Generator|None=None # lets each begin somewhere in a period, beside noise of torch's own chance; the same each time if None
-)->tuple: # spectral distance; error of the pitch in octaves
-    "How far what a codec decodes is from the recordings, at their pitch; and how far from that pitch its own is."
+    rng:torch.Generator|None=None, # lets each begin somewhere in a period, beside noise of torch's own chance; the same each time if None
+    heard_again:bool=True # let the codec's encoder listen, too; it mustn't be learning then
+)->tuple: # spectral distance; error of the pitch in octaves; half the share of the latent that the encoder hears otherwise, 0 if it doesn't listen
+    "How far what a codec decodes is from the recordings, at their pitch; how far from that pitch its own is; and how differently both sound to the codec's own encoder."
     pitch, voice, breath = codec.describe(latent)
     heard, voiced = pitch_track(x, codec.sample_rate, codec.hop//2)
     at, known = np.arange(heard.shape[1]), voiced.cpu().numpy()
     true = torch.stack([torch.from_numpy(np.interp(at, at[k], h[k])).float() if k.any() else own for h,k,own in zip(heard.cpu().numpy(), known, pitch.detach().cpu())]).to(pitch)
     made = codec.sound(true, voice, breath, torch.rand(len(x), 1, generator=rng).to(pitch) if rng else None, None if rng else 0)
     weight = .1 + .9*voiced
-    return spectral_distance(made, x, codec.sample_rate), ((pitch-true).abs()*weight).sum()/weight.sum()
+    off = ((pitch-true).abs()*weight).sum()/weight.sum()
+    return spectral_distance(made, x, codec.sample_rate), off, latent_error(codec, made, x)/2 if heard_again else torch.zeros_like(off)
 
 # %% ../nbs/13c_training.ipynb #4b74348d
 def train_decoder(
@@ -641,6 +653,6 @@ def train_decoder(
         return rows[:,at:at+frames], F.pad(sound, (0,codec.hop))[at*codec.hop:(at+frames)*codec.hop]
     def loss(t):
         rows, x = (torch.stack(o).to(t.device) for o in zip(*[crop(t) for _ in range(batch)]))
-        with t.mixed(): distance, pitch = decoding_losses(codec, codec.latent(rows), x, t.rng)
-        return dict(loss=distance+pitch, distance=distance.detach(), pitch=pitch.detach())
+        with t.mixed(): distance, pitch, latent = decoding_losses(codec, codec.latent(rows), x, t.rng)
+        return dict(loss=distance+pitch+latent, distance=distance.detach(), pitch=pitch.detach(), latent=latent.detach())
     return training.run(loss, **run).requires_grad_(True).eval()
