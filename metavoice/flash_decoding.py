@@ -10,9 +10,10 @@ import torch, torch.nn.functional as F
 from .core import OptionError
 
 # %% auto #0
-__all__ = ['CALL', 'attention_mask', 'plain_attention', 'partial_attention', 'merge_splits', 'split_attention', 'tile_units',
-           'reads_rows', 'choose_kernel', 'cache_format', 'flash_attention', 'bags', 'row_attention', 'attention',
-           'KVCache', 'Behind', 'StaticCache']
+__all__ = ['SPAN', 'CALL', 'attention_mask', 'plain_attention', 'partial_attention', 'merge_splits', 'split_attention',
+           'tile_units', 'reads_rows', 'choose_kernel', 'cache_format', 'flash_attention', 'bags', 'span_bags',
+           'weighted_sums', 'in_spans', 'from_spans', 'row_scores', 'row_attention', 'attention', 'put_keys', 'KVCache',
+           'Behind', 'StaticCache']
 
 # %% ../nbs/05_flash_decoding.ipynb #b59bc95d
 def attention_mask(
@@ -139,28 +140,74 @@ def bags(
     n:int,    # heads of all rows
     size:int, # positions there is memory for in each
     S:int     # of which are wanted
-)->torch.Tensor: # (n, S) int32
-    "Where the wanted positions are in a table of all positions; a step's layers ask for the same."
-    return torch.arange(0, n*size, size, dtype=torch.int32)[:,None] + torch.arange(S, dtype=torch.int32)
+)->tuple: # (n·S,) int32 where the wanted positions are in a table of all, (n,) where each head's begin
+    "The bags of the values; a step's layers ask for the same."
+    at = torch.arange(0, n*size, size, dtype=torch.int32)[:,None] + torch.arange(S, dtype=torch.int32)
+    return at.flatten(), torch.arange(0, n*S, S, dtype=torch.int32)
+
+SPAN = 128 # positions of keys that lie together, dimension by dimension
+
+@functools.lru_cache(maxsize=8)
+def span_bags(
+    n:int,      # heads of all rows
+    size:int,   # spans there is memory for in each
+    spans:int,  # of which are wanted
+    d:int       # dimensions
+)->tuple: # (n·spans·d,) int32 where the dimensions of the wanted spans are in a table of all, (n·spans,) where each span's begin
+    "The bags of keys in spans."
+    at,_ = bags(n, size, spans)
+    return (at[:,None]*d + torch.arange(d, dtype=torch.int32)).flatten(), torch.arange(0, n*spans*d, d, dtype=torch.int32)
+
+def weighted_sums(
+    table:torch.Tensor,  # (all, width)
+    at:torch.Tensor,     # (n,) rows of it
+    begin:torch.Tensor,  # (bags,) where in `at` each bag begins
+    weights:torch.Tensor # (n,)
+)->torch.Tensor: # (bags, width)
+    "`F.embedding_bag` without its questions."
+    return torch.embedding_bag(table, at, begin, False, 0, False, weights)[0]
+
+def in_spans(
+    k:torch.Tensor # (batch, heads, S, d)
+)->torch.Tensor: # (batch, heads, spans, d, `SPAN`), zeros behind the last
+    "Keys in the order in which single queries read them."
+    return F.pad(k, (0,0,0,-k.shape[2]%SPAN)).unflatten(2, (-1,SPAN)).mT.contiguous()
+
+def from_spans(
+    k:torch.Tensor, # (batch, heads, spans, d, `SPAN`)
+    S:int           # positions wanted
+)->torch.Tensor: # (batch, heads, S, d), a copy
+    "Keys as all others read them."
+    return k.mT.flatten(2,3)[:,:,:S]
+
+def row_scores(
+    q:torch.Tensor, # (batch, heads, 1, d)
+    k:torch.Tensor, # (batch, heads, S, d), or in spans and contiguous
+    S:int
+)->torch.Tensor: # (batch, heads, 1, S)
+    "Products of single queries with their keys."
+    if k.ndim==4: return (k @ q.mT).mT
+    (b,h,size,d,_), spans = k.shape, -(-S//SPAN)
+    return weighted_sums(k.view(-1,SPAN), *span_bags(b*h, size, spans, d), q.expand(b, h, spans, d).reshape(-1)).view(b, h, 1, -1)[...,:S]
 
 def row_attention(
     q:torch.Tensor,               # (batch, heads, 1, d) one query a head, float32 or float16, on a CPU
-    k:torch.Tensor,               # (batch, heads, S, d) keys
+    k:torch.Tensor,               # (batch, heads, S, d) keys, or in spans
     v:torch.Tensor,               # (batch, heads, S, d) values; a cache's first S positions, or contiguous
     mask:torch.Tensor|None=None   # broadcasts to (batch, heads, 1, S), True where a query may look
 )->torch.Tensor: # (batch, heads, 1, d); zeros where there is nothing to see
     "Attention of single queries at the speed of reading, without gradients."
     (b,h,S,d), size = v.shape, v.stride(1)//v.shape[3]
     if v.stride()!=(h*size*d, size*d, d, 1): v,size = v.contiguous(),S
-    scores = (k @ (q*d**-.5).mT).mT # (batch, heads, 1, S)
+    scores = row_scores(q*d**-.5, k, S)
     weights = scores.softmax(-1) if mask is None else scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0)
     table = v.as_strided(((b*h-1)*size+S, d), (d,1))
-    return F.embedding_bag(bags(b*h, size, S), table, mode='sum', per_sample_weights=weights.reshape(b*h, S)).view(b, h, 1, d)
+    return weighted_sums(table, *bags(b*h, size, S), weights.reshape(-1)).view(b, h, 1, d)
 
 # %% ../nbs/05_flash_decoding.ipynb #5a3d5032
 def attention(
     q:torch.Tensor,                     # (batch, heads, T, d) queries
-    k:torch.Tensor,                     # (batch, heads, S, d) keys
+    k:torch.Tensor,                     # (batch, heads, S, d) keys, or in spans
     v:torch.Tensor,                     # (batch, heads, S, d) values
     lengths:torch.Tensor|int|None=None, # (batch,) keys that count in each row, one number for all rows, or all keys
     causal:bool=False,                  # the queries are the last T positions of their row
@@ -169,13 +216,14 @@ def attention(
 )->torch.Tensor: # (batch, heads, T, d); zeros where there is nothing to see
     "Scaled dot-product attention by the kernel that `choose_kernel` names; the one entrance for all models. Keys and values may be in another number format."
     T = q.shape[2]
-    if isinstance(lengths, int): k,v,lengths = k[:,:,:lengths], v[:,:,:lengths], None
-    S = k.shape[2]
+    if isinstance(lengths, int): k,v,lengths = k[:,:,:lengths] if k.ndim==4 else k, v[:,:,:lengths], None
+    S = v.shape[2]
     if q.is_cuda and not q.requires_grad and choose_kernel(q.device, q.dtype)=='flash_attn':
         return flash_attention(q, k, v, lengths, causal)
     if mask is None and lengths is not None: mask = attention_mask(lengths, T, S, causal, q.device)
     if T==1 and choose_kernel(k.device, k.dtype)=='rows' and not (dropout or q.requires_grad or k.requires_grad):
         return row_attention(q.to(k.dtype), k, v, mask).to(q.dtype)
+    if k.ndim==5: k = from_spans(k, S)
     k,v = k.to(q.dtype),v.to(q.dtype)
     if mask is None:
         if T==1 or not causal: return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
@@ -184,7 +232,22 @@ def attention(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 # %% ../nbs/05_flash_decoding.ipynb #3d58759d
-CALL = 150_000 # bytes that could be read in the time that one more call of an attention kernel takes on a CPU
+CALL = 400_000 # bytes that could be read in the time that one more call of an attention kernel takes on a CPU
+
+def put_keys(
+    keys:torch.Tensor, # a cache's
+    rows,              # a slice of its rows, or one
+    start:int,         # where the first goes
+    k:torch.Tensor     # (rows, heads, T, d), without rows for one
+):
+    "Write keys one behind the other, in spans or not."
+    T,done = k.shape[-2],0
+    if keys.ndim==4: keys[rows,:,start:start+T] = k; return
+    while done<T:
+        span,at = divmod(start+done, SPAN)
+        n = min(T-done, SPAN-at)
+        keys[rows,:,span,:,at:at+n] = k[...,done:done+n,:].mT
+        done += n
 
 class KVCache:
     "Keys and values of every layer in buffers that grow by blocks; each row is filled to a length of its own."
@@ -194,11 +257,14 @@ class KVCache:
         head_dim:int,
         dtype=torch.float32, # number format in which keys and values are kept; queries may have another
         device='cpu',
-        block:int=256        # positions by which the buffers grow
+        block:int=256,       # positions by which the buffers grow
+        spans:bool|None=None # keep keys in spans; where that is how they are read fastest if None
     ):
+        if spans is None: spans = dtype==torch.float16 and choose_kernel(device, dtype)=='rows'
         self.capacity,self.block,self.size = capacity,block,min(block, capacity) # size: positions there is memory for
-        def buffers(): return [torch.zeros(batch, n_head, self.size, head_dim, dtype=dtype, device=device) for _ in range(n_layer)]
-        self._keys,self._values = buffers(),buffers()
+        def buffers(*shape): return [torch.zeros(batch, n_head, *shape, dtype=dtype, device=device) for _ in range(n_layer)]
+        self._values = buffers(self.size, head_dim)
+        self._keys = buffers(-(-self.size//SPAN), head_dim, SPAN) if spans else buffers(self.size, head_dim)
         self._fill([0]*batch)
 
     def _fill(self, counts):
@@ -217,9 +283,9 @@ class KVCache:
     @property
     def device(self): return self._keys[0].device
     @property
-    def keys(self)->list: return [o[:self.batch] for o in self._keys]     # of (batch, heads, size, d), one for each layer
+    def keys(self)->list: return [o[:self.batch] for o in self._keys]     # of (batch, heads, size, d), one for each layer; or in spans
     @property
-    def values(self)->list: return [o[:self.batch] for o in self._values]
+    def values(self)->list: return [o[:self.batch] for o in self._values] # of (batch, heads, size, d)
 
     @property
     def lengths(self)->torch.Tensor:
@@ -244,9 +310,9 @@ class KVCache:
         if length<=self.size: return
         if length>self.capacity: raise OptionError(f"{length} positions don't fit into a cache of {self.capacity}")
         more = min(-(-length//self.block)*self.block, self.capacity) - self.size
-        for buffers in (self._keys, self._values):
-            for i,o in enumerate(buffers): buffers[i] = F.pad(o, (0,0,0,more)) # one layer after the other: only one is there twice
         self.size += more
+        for buffers in (self._keys, self._values): # one layer after the other: only one is there twice
+            for i,o in enumerate(buffers): buffers[i] = F.pad(o, (0,0,0,more) if o.ndim==4 else (0,0,0,0,0,-(-self.size//SPAN)-o.shape[2]))
 
     def update(self, layer:int, k:torch.Tensor, v:torch.Tensor)->tuple:
         "Write k and v (batch, heads, T, d) behind each row's filled part; views of all that is filled; raises `OptionError`."
@@ -254,11 +320,15 @@ class KVCache:
         end = start + T
         if end>self.size: self.reserve(end)
         keys,values = self._keys[layer],self._values[layer]
-        if self.even: keys[:n,:,start:end],values[:n,:,start:end] = k,v
+        if self.even:
+            put_keys(keys, slice(n), start, k)
+            values[:n,:,start:end] = v
         else:
-            rows,at = self._make('rows', lambda: torch.arange(n, device=k.device)[:,None]),self.positions(T)
-            keys[rows,:,at],values[rows,:,at] = k.transpose(1,2).to(keys.dtype),v.transpose(1,2).to(values.dtype)
-        return keys[:n,:,:end],values[:n,:,:end]
+            rows,at,new = self._make('rows', lambda: torch.arange(n, device=k.device)[:,None]),self.positions(T),k.transpose(1,2).to(keys.dtype)
+            if keys.ndim==4: keys[rows,:,at] = new
+            else: keys[rows,:,at//SPAN,:,at%SPAN] = new
+            values[rows,:,at] = v.transpose(1,2).to(values.dtype)
+        return keys[:n,:,:end] if keys.ndim==4 else keys[:n],values[:n,:,:end]
 
     def _runs(self, k:torch.Tensor)->list|None:
         "(first row, last + 1, count) of runs of equally long rows where a call for each reads less than a mask would, on a CPU."
@@ -274,7 +344,7 @@ class KVCache:
         if not self.even and T==1 and (runs := self._make('runs', lambda: self._runs(k))): return self.attend_runs(layer, q, k, v, runs)
         k,v = self.update(layer, k, v)
         masked = (not self.even or (T>1 and self.filled>0)) and choose_kernel(q.device, q.dtype)!='flash_attn'
-        mask = self._make(('mask',T), lambda: attention_mask(self.seen(T), T, k.shape[2], True, q.device)) if masked else None
+        mask = self._make(('mask',T), lambda: attention_mask(self.seen(T), T, v.shape[2], True, q.device)) if masked else None
         return attention(q, k, v, self.seen(T), causal=True, mask=mask)
 
     def attend_one(self, layer:int, qkv:torch.Tensor)->torch.Tensor:
@@ -286,16 +356,19 @@ class KVCache:
         if at>=self.size: self.reserve(at+1)
         keys,values = self._keys[layer],self._values[layer]
         if len(keys)!=n: keys,values = keys[:n],values[:n]
-        keys[:,:,at],values[:,:,at] = k,v
-        return attention(q[:,:,None], keys[:,:,:at+1], values[:,:,:at+1]).view(n, -1)
+        if keys.ndim==4: keys[:,:,at],keys = k,keys[:,:,:at+1]
+        else: keys[:,:,at//SPAN,:,at%SPAN] = k
+        values[:,:,at] = v
+        return attention(q[:,:,None], keys, values[:,:,:at+1]).view(n, -1)
 
     def attend_runs(self, layer:int, q:torch.Tensor, k:torch.Tensor, v:torch.Tensor, runs:list)->torch.Tensor:
         "One new token for each row, a call for each run of equally long rows."
         if self.filled>=self.size: self.reserve(self.filled+1)
         keys,values,out = self._keys[layer],self._values[layer],torch.empty_like(q)
         for a,b,n in runs:
-            keys[a:b,:,n:n+1],values[a:b,:,n:n+1] = k[a:b],v[a:b]
-            out[a:b] = attention(q[a:b], keys[a:b,:,:n+1], values[a:b,:,:n+1])
+            put_keys(keys, slice(a,b), n, k[a:b])
+            values[a:b,:,n:n+1] = v[a:b]
+            out[a:b] = attention(q[a:b], keys[a:b], values[a:b], n+1)
         return out
 
     def attend_packed(self, layer:int, q:torch.Tensor, k:torch.Tensor, v:torch.Tensor, lengths:list)->torch.Tensor:
@@ -304,8 +377,9 @@ class KVCache:
         keys,values,outs,begin = self._keys[layer],self._values[layer],[],0
         for row,(a,n) in enumerate(zip(self.counts, lengths)):
             at = slice(begin, begin := begin+n)
-            keys[row,:,a:a+n],values[row,:,a:a+n] = k[0,:,at],v[0,:,at]
-            outs.append(attention(q[:,:,at], keys[row:row+1,:,:a+n], values[row:row+1,:,:a+n], causal=True))
+            put_keys(keys, row, a, k[0,:,at])
+            values[row,:,a:a+n] = v[0,:,at]
+            outs.append(attention(q[:,:,at], keys[row:row+1], values[row:row+1], a+n, causal=True))
         return torch.cat(outs, 2)
 
     def advance(self, counts):
@@ -326,7 +400,9 @@ class KVCache:
             new,old = torch.tensor(moves, device=self.device).T
             filled = max(self.counts[o] for _,o in moves)
             for buffers in (self._keys, self._values):
-                for o in buffers: o[new,:,:filled] = o[old,:,:filled]
+                for o in buffers:
+                    n = filled if o.ndim==4 else -(-filled//SPAN)
+                    o[new,:,:n] = o[old,:,:n]
         self._fill([self.counts[i] for i in rows])
 
     def behind(self, rows:int)->KVCache:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from metavoice.core import OptionError
 from metavoice.flash_decoding import (KVCache, attention, attention_mask, cache_format, choose_kernel, flash_attention, merge_splits,
-    partial_attention, plain_attention, row_attention, split_attention)
+    SPAN, from_spans, in_spans, partial_attention, plain_attention, row_attention, split_attention)
 
 
 @pytest.fixture
@@ -146,6 +146,9 @@ def test_single_queries(generator, dtype, close):
     torch.testing.assert_close(row_attention(*rows, attention_mask(LENGTHS, 1, 50)).float(), plain(q, k, v, LENGTHS, False), atol=close, rtol=0)
     part = row_attention(rows[0][1:3], rows[1][1:3,:,:26], rows[2][1:3,:,:26]) # rows and positions out of larger buffers
     torch.testing.assert_close(part.float(), plain(q[1:3], k[1:3,:,:26], v[1:3,:,:26], None, False), atol=close, rtol=0)
+    wide = in_spans(rows[1])
+    torch.testing.assert_close(row_attention(rows[0], wide, rows[2], attention_mask(LENGTHS, 1, 50)).float(), plain(q, k, v, LENGTHS, False), atol=close, rtol=0)
+    torch.testing.assert_close(row_attention(rows[0][1:3], wide[1:3], rows[2][1:3,:,:26]), part, atol=close, rtol=0)
     odd = rows[2].transpose(1,2).contiguous().transpose(1,2) # values whose heads don't lie apart
     torch.testing.assert_close(row_attention(rows[0], rows[1], odd).float(), plain(q, k, v, None, False), atol=close, rtol=0)
     rows[0][0] = float('nan') # what isn't a number isn't hidden
@@ -158,3 +161,26 @@ def test_cached_in_another_format(generator):
         torch.testing.assert_close(got, right, atol=5e-3, rtol=0)
     x = torch.randn(2, 4, 1, 8).bfloat16()
     assert cache.attend(0, x, x, x).dtype==torch.bfloat16
+
+@pytest.mark.parametrize("lengths", [(7,2,11), (6,6,6), (120,127,1), (250,3,260)])
+def test_keys_in_spans(generator, lengths):
+    "Across the borders of spans and of what there is memory for, rows that leave, and several tokens at once."
+    cache, half = KVCache(2, 3, 4, 290, 8, dtype=torch.float16, spans=True), lambda x: x.half().float()
+    for got,right in run(cache, 2, [half(torch.randn(4,n,8, generator=generator)) for n in lengths], 15, 9, generator):
+        torch.testing.assert_close(got, right, atol=5e-3, rtol=0)
+    assert cache.keys[0].shape==(2, 4, -(-cache.size//SPAN), 8, SPAN) and cache.counts==[lengths[2]+17, lengths[0]+17]
+
+def test_newcomers_and_packed_rows_in_spans(generator):
+    caches = [KVCache(1, 3, 4, 600, 8, dtype=torch.float16, spans=o) for o in (True, False)]
+    def both(cache, generator):
+        x = lambda *shape: torch.randn(*shape, 8, generator=generator)
+        cache.select([0]); first = x(1,4,130); cache.attend(0, first, first, first); cache.advance(130)
+        new, packed = cache.behind(2), x(1,4,205)
+        yield new.attend(0, packed, packed, packed, lengths=[200,5]); new.advance([200,5])
+        more = x(1,4,63); yield new.attend(0, more, more, more, lengths=[60,3]); new.advance([60,3]) # behind what is there, over the memory's edge
+        cache.take(new)
+        for _ in range(3):
+            qkv = x(cache.batch,3,4); yield cache.attend_one(0, qkv); cache.advance(1)
+    for a,b in zip(*(both(cache, torch.Generator().manual_seed(1)) for cache in caches)): torch.testing.assert_close(a, b, atol=5e-3, rtol=0)
+    spans, plain_keys = (o.keys[0] for o in caches)
+    assert caches[0].counts==[133,263,11] and torch.equal(from_spans(spans, 11), plain_keys[:,:,:11])
