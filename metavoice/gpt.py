@@ -17,9 +17,9 @@ from .core import BundleError, OptionError, cache_dir
 from .flash_decoding import KVCache, StaticCache, attention, cache_format, tile_units
 
 # %% auto #0
-__all__ = ['FEW', 'COMPILE_AFTER', 'GPTConfig', 'RMSNorm', 'LayerNorm', 'make_norm', 'Linear', 'SwiGLU', 'MLP', 'SelfAttention',
-           'Block', 'GPT', 'one_token', 'to_compile', 'compiled_step', 'Decoder', 'without_memory', 'strip_prefix',
-           'take_state', 'load_gpt']
+__all__ = ['FEW', 'COMPILE_AFTER', 'SMALL', 'GPTConfig', 'RMSNorm', 'LayerNorm', 'make_norm', 'Linear', 'SwiGLU', 'MLP',
+           'SelfAttention', 'Block', 'GPT', 'one_token', 'to_compile', 'compiled_step', 'Decoder', 'without_memory',
+           'strip_prefix', 'take_state', 'load_gpt']
 
 # %% ../nbs/06_gpt.ipynb #f502c53b
 @dataclass
@@ -74,14 +74,7 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.eps, self.weight = eps, nn.Parameter(torch.ones(width))
 
-    def forward(self, x):
-        if x.device.type=='cpu' and not torch.is_grad_enabled() and x.numel() <= FEW*x.shape[-1]: return self.quick(x)
-        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).type_as(x) * self.weight
-
-    def quick(self, x):
-        "The same by one kernel: the numbers with their negatives have mean zero, and their variance is the mean square."
-        y = x.float()
-        return F.layer_norm(torch.cat((y,-y), -1), (2*x.shape[-1],), eps=self.eps)[...,:x.shape[-1]].type_as(x) * self.weight
+    def forward(self, x): return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).type_as(x) * self.weight
 
 class LayerNorm(nn.Module):
     "Layer normalisation whose bias is optional."
@@ -234,7 +227,7 @@ class GPT(nn.Module):
         "An empty cache of this model's shape, on its device, in the format that is read fastest there."
         c, w = self.config, self.transformer.wpe.weight
         dtype = w.dtype if self.compiling else cache_format(w.device, w.dtype)
-        return KVCache(c.n_layer, batch, c.n_head, capacity, c.n_embd//c.n_head, dtype, w.device)
+        return KVCache(c.n_layer, batch, c.n_head, capacity, c.n_embd//c.n_head, dtype, w.device, spans=False if self.compiling else None)
 
     @property
     def parameters_count(self)->int: return sum(p.numel() for p in self.parameters())
@@ -288,6 +281,8 @@ def compiled_step(
     return run
 
 # %% ../nbs/06_gpt.ipynb #3b077ca6
+SMALL = 2**20 # rows times the square of the width, up to which threads only wait for each other
+
 class Decoder:
     "Steps of generation with a model and a cache: one new token for every row."
     def __init__(self,
@@ -299,6 +294,8 @@ class Decoder:
         self.layers = [(b.ln_1.forward, b.attn.c_attn.forward, b.attn.c_proj.forward, b.ln_2.forward, b.mlp.forward) for b in m.h]
         self.last, self.head, self.said = m.ln_f.forward, model.lm_heads[0].forward, None
         self.compiled = compiled_step(model) if to_compile(model) else None
+        self.wide = getattr(m.h[0].attn.c_attn, 'wide', False)
+        self.small = self.places.device.type=='cpu' and cache.rows*model.config.n_embd**2 <= SMALL
 
     def speaker(self,
         speaker:Tensor # (batch, 256); zeros add nothing
@@ -312,14 +309,23 @@ class Decoder:
     )->Tensor: # (batch, vocabulary) logits of the first head
         "One more position for every row of the cache, which is advanced."
         if self.compiled is not None: return self.static(ids)
+        if not self.small: return self.eager(ids)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1) # of those that work for this one
+        try: return self.eager(ids)
+        finally: torch.set_num_threads(threads)
+
+    def eager(self, ids:Tensor)->Tensor:
+        "The same by one call after the other."
         cache = self.cache
         x = F.embedding(ids, self.table) + (self.places[cache.filled] if cache.even else F.embedding(cache.lengths, self.places)) + self.said
+        if self.wide: x = x.float()
         for layer,(ln_1,attn,proj,ln_2,mlp) in enumerate(self.layers): # `one_token`, with fewer calls
             x = x + proj(cache.attend_one(layer, attn(ln_1(x)).view(len(x), 3, self.heads, -1)))
             x = x + mlp(ln_2(x))
         cache.advance(1)
         self.model.steps_taken += 1
-        return self.head(self.last(x)).contiguous()
+        return self.head(self.last(x).to(self.places.dtype)).contiguous()
 
     def static(self, ids:Tensor)->Tensor:
         "The same by the compiled step, with all the rows of the cache, in use or not; raises `OptionError` where nothing can be compiled."
