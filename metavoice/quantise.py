@@ -4,7 +4,7 @@
 
 # %% ../nbs/06b_quantise.ipynb #be96be3d
 from __future__ import annotations
-import ctypes, functools, logging, re, sys
+import ctypes, functools, logging, re, sys, warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -45,50 +45,62 @@ ZERO = 128 # what stands for 0 in a byte without a sign
 
 def split_activations(
     x:Tensor # (rows, in), any float format
-)->tuple: # (2·rows, in) uint8: all a, then all b, each with `ZERO` added; (rows, 1) float32 scales s
+)->tuple: # (2·rows, in) float32, whole numbers: all a, then all b; (rows, 1) float32 scales s
     "x ≈ s·(a + b/254), each row with a scale of its own."
-    x, n, out = x.float(), len(x), torch.empty(2*len(x), x.shape[1], dtype=torch.uint8, device=x.device)
+    x = x.float()
     scale = x.abs().amax(-1, keepdim=True).clamp_(min=1e-20).div_(127)
     x = x/scale
     a = x.round()
-    out[:n], out[n:] = a + ZERO, x.sub_(a).mul_(254).round_().add_(ZERO)
-    return out, scale
+    return torch.cat([a, x.sub_(a).mul_(254).round_()]), scale
 
 # %% ../nbs/06b_quantise.ipynb #45dfa808
 @functools.cache
-def integer_units()->bool:
-    "Whether this CPU multiplies 8-bit integers in hardware, with nothing lost on the way."
+def integer_units()->str: # fbgemm, onednn, or nothing
+    "Whose product of 8-bit integers takes this CPU's units for that, with nothing lost on the way."
     supported = getattr(torch.cpu, '_is_vnni_supported', None) # of x86; others take the plain kernel
-    return supported is not None and supported() and torch.backends.mkldnn.is_available()
+    if supported is None or not supported(): return ''
+    return 'fbgemm' if reads_rows() else 'onednn'*torch.backends.mkldnn.is_available()
 
 class Int8Linear(nn.Module):
     "A linear layer with 8-bit weights and a scale for each output, on a CPU."
     def __init__(self,
         weight:Tensor,           # (out, in)
         bias:Tensor|None=None,   # (out,)
-        integers:bool|None=None  # use integer units; if there are any if None
+        units:str|None=None      # fbgemm or onednn, '' for the plain kernel; what `integer_units` says if None
     ):
         super().__init__()
         from torchao.quantization import Int8Tensor, PerRow
         stored = Int8Tensor.from_hp(weight.detach().float(), granularity=PerRow())
         self.out_features, self.in_features = weight.shape
-        self.integers = integer_units() if integers is None else integers
+        self.units = integer_units() if units is None else units
+        self.wide = self.units=='fbgemm' # takes and gives float32 without a detour
         self.nbytes = weight.numel() + 4*len(weight)
         self.register_buffer('scale', stored.scale.flatten().float(), persistent=False)
         self.register_buffer('bias', bias, persistent=False)
         self.zero = torch.zeros(len(weight), dtype=torch.int64)
-        self.weight = torch.ops.onednn.qlinear_prepack(stored.qdata, [4, self.in_features]) if self.integers else stored.qdata.contiguous()
+        self.weight = self.pack(stored.qdata.contiguous())
+
+    def pack(self, numbers:Tensor): # (out, in) int8
+        if self.units=='onednn': return torch.ops.onednn.qlinear_prepack(numbers, [4, self.in_features])
+        if self.units!='fbgemm': return numbers
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore') # quantised tensors are on their way out, but this is how FBGEMM is given its numbers
+            return torch.ops.quantized.linear_prepack(torch._make_per_channel_quantized_tensor(numbers, self.scale.double(), self.zero, 0), None)
+
+    def multiply(self, q:Tensor)->Tensor: # (rows, in) whole numbers from −128 to 127 → (rows, out) float32
+        if self.units=='fbgemm': return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(q, 1., ZERO, self.weight)
+        return torch.ops.onednn.qlinear_pointwise((q+ZERO).to(torch.uint8), 1., ZERO, self.weight, self.scale, self.zero, None, 1., 0, torch.float32, 'none', [], '')
 
     def forward(self, x:Tensor)->Tensor: # (…, in) → (…, out)
         rows = x.reshape(-1, self.in_features)
-        if self.integers:
+        if self.units:
             q,scale = split_activations(rows)
-            y = torch.ops.onednn.qlinear_pointwise(q, 1., ZERO, self.weight, self.scale, self.zero, None, 1., 0, torch.float32, 'none', [], '')
+            y = self.multiply(q)
             y = torch.add(y[:len(rows)], y[len(rows):], alpha=1/254).mul_(scale).to(x.dtype)
         else: y = torch._weight_int8pack_mm(rows, self.weight, self.scale.to(x.dtype))
         return (y if self.bias is None else y + self.bias).view(*x.shape[:-1], -1)
 
-    def extra_repr(self): return f"{self.in_features} → {self.out_features}, {'integer units' if self.integers else 'plain kernel'}"
+    def extra_repr(self): return f"{self.in_features} → {self.out_features}, {self.units or 'plain kernel'}"
 
 # %% ../nbs/06b_quantise.ipynb #bc0d19c0
 class Int4Linear(nn.Module):
@@ -141,6 +153,9 @@ class HalfLinear(nn.Module):
     def pack(self, weight:Tensor):
         if self.few: return torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
         return torch.ops.mkldnn._reorder_linear_weight(weight, 2*LONE)
+
+    @property
+    def wide(self)->bool: return self.few # takes and gives float32 without a detour
 
     def turn(self):
         "Take the other order."
