@@ -292,7 +292,17 @@ def split_bands(
 )->Tensor: # (n_bands, ..., time), low to high
     "Bands of equal width on the mel scale that sum to the signal."
     from julius import SplitBands
-    return SplitBands(sample_rate, n_bands=n_bands).to(samples.device)(samples.float())
+    samples = samples.float()
+    if n_bands==1: return samples[None]
+    low = SplitBands(sample_rate, n_bands=n_bands).to(samples.device).lowpass
+    time, reach, filters = samples.shape[-1], low.half_size, low.filters # (n_bands-1, 1, 2·reach+1)
+    size = 1 << (8*reach).bit_length()
+    step = size - 2*reach
+    padded = F.pad(F.pad(samples.reshape(-1, time), (reach,reach), mode='replicate'), (0, -time % step))
+    blocks = torch.fft.rfft(padded.unfold(-1, size, step)) # (rows, blocks, size/2+1)
+    lows = torch.fft.irfft(blocks*torch.fft.rfft(filters, size).conj()[:,None], size)[..., :step] # what is beyond has gone round in a circle
+    lows = lows.flatten(2)[..., :time].reshape(-1, *samples.shape)
+    return torch.cat([lows[:1], lows.diff(dim=0), samples[None]-lows[-1:]])
 
 # %% ../nbs/09_mbd.ipynb #c0621a17
 class BandProcessor(nn.Module):
@@ -403,7 +413,7 @@ def equalise(
 )->Tensor: # like samples
     "Gives each mel band of `samples` the standard deviation that it has in `reference`."
     if samples.shape!=reference.shape: raise OptionError(f"audio of shape {tuple(samples.shape)} against a reference of {tuple(reference.shape)}; they have to be alike")
-    bands, wanted = split_bands(samples, sample_rate, n_bands), split_bands(reference, sample_rate, n_bands)
+    bands, wanted = split_bands(torch.stack([samples, reference]), sample_rate, n_bands).unbind(1)
     axes = tuple(range(1 if together else 2, bands.dim()))
     gain = wanted.std(axes, keepdim=True)/bands.std(axes, keepdim=True).clamp(min=1e-8)
     return (bands*gain**strictness).sum(0)
