@@ -122,6 +122,9 @@ class DenoiserProcess:
         self.unwanted = deque() # numbers of states, left here by who frees them
         widen(self._process.stdin, self._process.stdout)
 
+    @property
+    def busy(self)->bool: return self._lock.locked() # with somebody's question
+
     def alive(self)->bool: return not self._lost and self._process.poll() is None
 
     def state(self,

@@ -122,6 +122,7 @@ class Job:
     began: float|None = None  # when it was its turn
     seconds: float = 0.       # of sound so far
     left: bool = False        # the listener has hung up
+    turn: object = None       # the future of its speaking
 
     def __post_init__(self): self.pipe, self.condition, self.waiting = deque(), threading.Condition(), 0.
 
@@ -339,7 +340,7 @@ class Denoisers:
     "Denoisers, made when they are needed and used again; close it."
     def __init__(self,
         processes:int # that they are spread over; 0: they compute in this one
-    ): self.processes, self.idle, self.lock, self.made, self.closed = [None]*processes, deque(), threading.Lock(), 0, False
+    ): self.processes, self.idle, self.lock, self.made, self.closed = [None]*processes, [], threading.Lock(), 0, False
 
     def process(self)->DenoiserProcess|None:
         "The next process; one that was lost is replaced."
@@ -357,11 +358,16 @@ class Denoisers:
     def new(self, renew:bool=True)->Denoiser: return Denoiser(renew=renew, process=self.process())
 
     def take(self)->Denoiser:
-        "One that isn't in use."
-        while True:
-            try: one = self.idle.pop()
-            except IndexError: return self.new(renew=False)
-            if one.process_of is None or one.process_of.alive(): return one
+        "One that isn't in use, and whose process isn't either, if there is such a one."
+        with self.lock:
+            self.idle = [o for o in self.idle if o.process_of is None or o.process_of.alive()]
+            one = min(self.idle, key=lambda o: o.process_of is not None and o.process_of.busy, default=None)
+            if one is not None: self.idle.remove(one)
+        return one or self.new(renew=False)
+
+    def give(self, one:Denoiser):
+        "Back, for the next one."
+        with self.lock: self.idle.insert(0, one)
 
     def close(self):
         while self.idle: self.idle.pop().close()
@@ -383,7 +389,7 @@ class LentDenoiser:
         if self.one is None: return torch.empty(0)
         one, self.one = self.one, None
         end = one.flush()
-        self.lender.idle.append(one)
+        self.lender.give(one)
         return end
 
 # %% ../nbs/16c_engine.ipynb #bc5b076d
@@ -425,8 +431,15 @@ class Studio:
         with self.lock:
             if len(self.jobs) >= self.most: raise Busy(f"{len(self.jobs)} requests are being worked at or waiting, and no more can", min(60, max(1, math.ceil(self.pace*len(self.jobs)/self.rows))))
             self.jobs.add(job)
-        try: self.pool.submit(self._do, job)
+        try: job.turn = self.pool.submit(self._do, job)
         except RuntimeError: self.jobs.discard(job); raise Gone("the studio has been closed") from None
+
+    def withdraw(self, job:Job):
+        "Nobody listens any more: what is being spoken stops soon, what still waits frees its place at once."
+        job.leave()
+        if job.turn and job.turn.cancel():
+            with self.lock: self.jobs.discard(job)
+            job.put(Gone("the listener has hung up"))
 
     def _do(self, job:Job):
         try:

@@ -288,7 +288,7 @@ class SpeechResponse(Response):
     async def hung_up(self, receive):
         "Returns when the caller has left."
         while (await receive())['type']!='http.disconnect': pass
-        self.job.leave(); self.events.set()
+        self.service.studio.withdraw(self.job); self.events.set()
 
     async def __call__(self, scope, receive, send):
         watch, begun = asyncio.create_task(self.hung_up(receive)), False

@@ -268,6 +268,7 @@ def test_who_hangs_up_while_waiting_frees_the_queue(tts, tmp_path):
                 caller.sendall(b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
                 assert wait(lambda: len(server.service.studio.jobs)==2) # it waits for its turn
             assert wait(lambda: "metavoice_left_total 1.0" in http.get("/metrics").text)
+            assert len(server.service.studio.jobs)==1 # its place is free while the other is still being spoken
         assert wait(lambda: not server.service.studio.jobs)
 
 
