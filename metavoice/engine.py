@@ -507,7 +507,7 @@ class Studio:
 
     def close(self):
         "Stop at once; who still waits gets an error."
-        for job in tuple(self.jobs): job.leave()
+        for job in tuple(self.jobs): self.withdraw(job)
         self.engine.close()
         self.pool.shutdown(cancel_futures=True)
         self.denoisers.close()

@@ -13,8 +13,9 @@ import httpx, openai, soundfile
 
 import metavoice.serve as serving
 from metavoice.config import ServerConfig
+from metavoice.engine import Gone, Job, Studio
 from metavoice.serve import running
-from metavoice.tts import TTS
+from metavoice.tts import TTS, drawing_options
 from metavoice.voices import load_voice
 
 ROOT = Path(__file__).parents[1]
@@ -270,6 +271,16 @@ def test_who_hangs_up_while_waiting_frees_the_queue(tts, tmp_path):
             assert wait(lambda: "metavoice_left_total 1.0" in http.get("/metrics").text)
             assert len(server.service.studio.jobs)==1 # its place is free while the other is still being spoken
         assert wait(lambda: not server.service.studio.jobs)
+
+def test_who_waits_when_the_studio_closes_is_told(tts):
+    studio, told = Studio(tts, rows=1, queue=1), threading.Event()
+    first, second = (Job(tts.pieces([LONG], tts.voice("rms"), 1), drawing_options(tts.bundle), "codec", repeatable=False) for _ in range(2))
+    second.ready = told.set
+    for job in (first, second): studio.submit(job)
+    assert wait(lambda: first.began) and second.began is None
+    studio.close()
+    assert told.wait(20)
+    assert isinstance(second.take(), Gone)
 
 
 # health, metrics, description
