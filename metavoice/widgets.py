@@ -28,7 +28,7 @@ __all__ = ['WEB', 'READING', 'UPLOAD', 'LETTERS', 'EXAMPLE', 'OWN', 'UPLOADED', 
            'Intake', 'length_of', 'TextPanel', 'Reference', 'VoicePanel', 'receive', 'choose', 'voice', 'setting',
            'slider', 'SettingsPanel', 'ProgressPanel', 'Take', 'shortened', 'HistoryPanel', 'Stopped', 'told_on',
            'Notes', 'model_of', 'described', 'CloneApp', 'start', 'work', 'stop', 'repeat', 'wait', 'app_notebook',
-           'free_port', 'page_url', 'page_config', 'serve_page']
+           'free_port', 'page_url', 'let_leave', 'page_config', 'serve_page']
 
 # %% ../nbs/18_widgets.ipynb #6b048309
 WEB = Path(metavoice.__file__).parent/'web' # JavaScript, style sheet and the template of a page
@@ -585,13 +585,18 @@ def page_url(
 # %% ../nbs/18_widgets.ipynb #be4247fa
 IDLE = 600 # seconds after which the process of a page that lost its browser ends
 
+def let_leave(handler, notebook, cwd):
+    "Give a browser the cookie without which Voilà refuses the farewell of a page that is closed, and keeps its process."
+    handler.xsrf_token
+
 def page_config(
     host:str, port:int,
-    token:str # '' for none
+    token:str,      # '' for none
+    app:str='clone' # one of `APPS`
 )->dict:
     "What Voilà is told; nothing is read from configuration files that lie about."
     return dict(Voila=dict(ip=host, port=port, port_retries=0, token=token, open_browser=False, config_file_paths=[], log_level='ERROR'),
-                VoilaConfiguration=dict(template='lab', allow_template_override='NO', allow_theme_override='NO', strip_sources=True, file_allowlist=[], show_tracebacks=False),
+                VoilaConfiguration=dict(template='lab', allow_template_override='NO', allow_theme_override='NO', strip_sources=True, file_allowlist=[], show_tracebacks=False, prelaunch_hook=let_leave if app=='clone' else None),
                 KernelManager=dict(transport_encryption='auto'), MappingKernelManager=dict(cull_idle_timeout=IDLE, cull_interval=60))
 
 def serve_page(
@@ -617,7 +622,7 @@ def serve_page(
     with tempfile.TemporaryDirectory(prefix='metavoice-') as folder:
         path = Path(folder)/f'{app}.ipynb'
         nbformat.write(app_notebook(app, Path(model).resolve() if Path(model).is_dir() else model, Path.cwd()), path)
-        server = Voila(config=Config(page_config(host, port, token)))
+        server = Voila(config=Config(page_config(host, port, token, app)))
         server.initialize([str(path)])
         server.template_paths.insert(0, str(WEB/'page'))
         logging.getLogger('tornado.general').setLevel(logging.ERROR) # it takes Jupyter's milliseconds between two pings for seconds, and warns
