@@ -30,7 +30,7 @@ setup(
         "Topic :: Multimedia :: Sound/Audio :: Speech",
     ],
     packages=find_packages(include=["metavoice", "metavoice.*"]),
-    package_data={"metavoice": ["nano/**/*", "web/**/*"]},
+    package_data={"metavoice": ["*.safetensors", "nano/**/*", "web/**/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

@@ -164,7 +164,6 @@ class ServerConfig(Settings):
     rows: Annotated[int, Within(1, 1024)] = 16 # pieces of text side by side in the first stage, and requests at work
     queue: Annotated[int, Within(0, 100_000)] = 64 # requests that may wait; more are answered 429
     benches: Annotated[int, Within(1, 1024)] = 2 # threads that turn codes into sound
-    denoisers: Annotated[int, Within(0, 64)] = 2 # processes that denoise; 0: the server's own
     groups: Annotated[int, Within(1, 64)] = 2 # sets of guidance, top-p and temperature at a time; each takes memory
     timeout: Annotated[float, Within(.1, 86_400)] = 300. # seconds that a request may take, with the time to send it
     grace: Annotated[float, Within(0, 86_400)] = 30. # seconds that requests are given to end after SIGTERM

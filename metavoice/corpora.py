@@ -157,8 +157,8 @@ def read_aloud(
     seed = check_seed(seed)
     pieces, options, vocoder = tts.request([text], voice, seed, guidance, top_p, temperature, vocoder, steps, denoise, clock)
     if journal: journal.begin(job_key(tts.bundle, pieces, options, vocoder, steps, denoise), seed)
-    with (whole_in(journal) if journal else written_whole(path)) as temporary, tts.assembly(denoise) as assembly, \
-         sound_file(temporary, assembly.sample_rate, path) as write:
+    assembly = tts.assembly(denoise)
+    with (whole_in(journal) if journal else written_whole(path)) as temporary, sound_file(temporary, assembly.sample_rate, path) as write:
         resumed, length = put_down(tts, pieces, options, vocoder, steps, batch_size, tell, clock, assembly, write, journal)
     if journal: journal.close()
     return dict(duration=length/assembly.sample_rate, sample_rate=assembly.sample_rate, seed=seed, pieces=len(pieces), resumed=resumed)
@@ -329,8 +329,8 @@ def speak_rows(
         except MetaVoiceError as e: yield row, e, True; continue
         for part in parts: part.owner = len(good)
         good.append((row, len(parts))); pieces += parts
-    with tts.assembly(denoise) as assembly, closing(tts.sounds(pieces, options, vocoder, batch_size, refuse=False, steps=steps)) as sounds:
-        failed = set()
+    assembly, failed = tts.assembly(denoise), set()
+    with closing(tts.sounds(pieces, options, vocoder, batch_size, refuse=False, steps=steps)) as sounds:
         for piece,samples in sounds:
             row, count = good[piece.owner]
             if piece.owner in failed: continue

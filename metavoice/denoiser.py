@@ -5,77 +5,48 @@
 # %% ../nbs/10_denoiser.ipynb #ccf15ad5
 from __future__ import annotations
 import math, threading
+from functools import partial
 import torch
 from torch import Tensor
 from .core import AudioError, OptionError
 from .audio import Audio, resample
-from .deepfilter import FRAME, DenoiserProcess, RuntimeState
+from .deepfilter import DELAY, FRAME, RATE, Memory, load_network
 
 # %% auto #0
-__all__ = ['DenoiserState', 'denoise_into', 'Denoiser', 'check_samples', 'enhance', 'ResampleStream', 'EnhanceStream']
-
-# %% ../nbs/10_denoiser.ipynb #f6a16529
-class DenoiserState:
-    "One run of DeepFilterNet3 with its recurrent memory, on tensors; freed by `free()`, and at the latest with the object."
-    sample_rate, frame, delay = 48_000, FRAME, 1440 # Hz, samples, samples
-
-    def __init__(self,
-        attenuation_limit:float=100., # how far noise may be pushed down, dB
-        process:DenoiserProcess|None=None # where it is; here if None
-    ):
-        self._state = process.state(attenuation_limit) if process else RuntimeState(attenuation_limit)
-        self.free = self._state.free
-
-    def __call__(self,
-        frames:Tensor # (n·480,) float32 on the CPU, contiguous
-    )->Tensor: # (n·480,), 1440 samples late
-        "Denoise whole frames; what comes out belongs 30 ms earlier. Raises `OptionError` for what the library mustn't be given."
-        if not self.free.alive: raise OptionError("this state of the denoiser has been freed; make a new one")
-        if frames.dtype!=torch.float32 or frames.device.type!='cpu' or not frames.is_contiguous() or frames.numel()%self.frame:
-            raise OptionError(f"{frames.dtype} {tuple(frames.shape)} on {frames.device} isn't whole frames; use contiguous torch.float32 (n·{self.frame},) on cpu")
-        late = torch.empty_like(frames)
-        self._state.process(frames.numpy(), late.numpy())
-        return late
+__all__ = ['denoise_into', 'Denoiser', 'check_samples', 'enhance', 'ResampleStream', 'EnhanceStream']
 
 # %% ../nbs/10_denoiser.ipynb #f2e6a6bf
 def denoise_into(
-    state:DenoiserState, # a fresh one
-    samples:Tensor,      # (time,) float32 on the CPU, 48 kHz
-    out:Tensor           # (time,); may be `samples` itself
+    run,            # (n·480,) the next whole frames of one stream → (n·480,), 1440 samples late
+    samples:Tensor, # (time,) 48 kHz
+    out:Tensor      # (time,); may be `samples` itself
 )->Tensor: # `out`
     "Denoise `samples` into `out`, in time with each other, holding one second beside them."
-    n, block, delay = len(samples), 100*state.frame, state.delay
-    for start in range(0, n+delay, block):
-        size = min(block, n+delay-start)
-        piece = samples.new_zeros(size + -size%state.frame)
+    n, block = len(samples), 100*FRAME
+    for start in range(0, n+DELAY, block):
+        size = min(block, n+DELAY-start)
+        piece = samples.new_zeros(size + -size%FRAME)
         piece[:max(0, min(block, n-start))] = samples[start:start+block]
-        late, at = state(piece), start-delay
+        late, at = run(piece), start-DELAY
         late, at = late[max(0, -at):], max(0, at)
         out[at:at+len(late)] = late[:n-at]
     return out
 
 # %% ../nbs/10_denoiser.ipynb #1b3c09f1
 class Denoiser:
-    "DeepFilterNet3 at 48 kHz, its delay removed; close it or use it in a `with`. Schröter and others, https://arxiv.org/abs/2305.08227"
-    sample_rate = DenoiserState.sample_rate
+    "DeepFilterNet3 at 48 kHz, its delay removed. Schröter and others, https://arxiv.org/abs/2305.08227"
+    sample_rate = RATE
 
     def __init__(self,
         attenuation_limit:float=100., # how far noise may be pushed down, 1–100 dB; 100 is no limit
-        renew:bool=True,             # begin each stream with a fresh state; False: with what the last one left
-        process:DenoiserProcess|None=None # where it computes; here if None
+        network=None                  # what is called as a `DeepFilterNet` is; that of `load_network` if None
     ):
         if not 1 <= attenuation_limit <= 100:
             raise OptionError(f"attenuation limit {attenuation_limit!r} dB; use a number from 1 to 100, 100 for no limit")
-        self.attenuation_limit, self.renew, self.process_of, self.closed, self._lock = float(attenuation_limit), renew, process, False, threading.RLock()
-        self._stream, self._spare = None, self._state()
+        self.attenuation_limit, self.keep = float(attenuation_limit), 10**(-attenuation_limit/20) if attenuation_limit < 100 else 0.
+        self.network, self._stream, self._lock = network or load_network(), None, threading.RLock()
 
-    def _state(self)->DenoiserState: return DenoiserState(self.attenuation_limit, self.process_of)
-
-    def _fresh(self)->DenoiserState:
-        with self._lock:
-            if self.closed: raise OptionError("the denoiser has been closed; make a new one")
-            state, self._spare = self._spare, None
-        return state or self._state()
+    def _late(self, memory:Memory, samples:Tensor)->Tensor: return self.network(samples.view(-1, FRAME), memory, self.keep).flatten()
 
     def __call__(self,
         samples:Tensor,      # (time,) 48 kHz
@@ -86,9 +57,7 @@ class Denoiser:
         if out is None: out = torch.empty_like(samples)
         if out.shape!=samples.shape or out.dtype!=torch.float32 or out.device.type!='cpu':
             raise OptionError(f"out is {out.dtype} {tuple(out.shape)} on {out.device}; it must be torch.float32 {tuple(samples.shape)} on cpu")
-        state = self._fresh()
-        try: return denoise_into(state, samples, out)
-        finally: state.free()
+        return denoise_into(partial(self._late, Memory()), samples, out)
 
     def process(self,
         chunk:Tensor # (time,) 48 kHz, the next piece of a stream, any length
@@ -96,11 +65,11 @@ class Denoiser:
         "Denoise the next piece of a stream; `flush` gives the rest."
         chunk = check_samples(chunk)
         with self._lock:
-            if self._stream is None: self._stream, self._rest, self._given, self._taken = self._fresh(), chunk[:0], 0, 0
+            if self._stream is None: self._stream, self._rest, self._given, self._taken = Memory(), chunk[:0], 0, 0
             pending = torch.cat([self._rest, chunk])
-            whole = len(pending) - len(pending)%self._stream.frame
-            late, self._rest = self._stream(pending[:whole]), pending[whole:].clone()
-            ready = late[max(0, self._stream.delay-self._taken):]
+            whole = len(pending) - len(pending)%FRAME
+            late, self._rest = self._late(self._stream, pending[:whole]), pending[whole:].clone()
+            ready = late[max(0, DELAY-self._taken):]
             self._taken, self._given = self._taken+whole, self._given+len(ready)
             return ready
 
@@ -109,28 +78,15 @@ class Denoiser:
         with self._lock:
             if self._stream is None: return torch.empty(0)
             owed = self._taken + len(self._rest) - self._given
-            end = self.process(torch.zeros(self._stream.delay + self._stream.frame))[:owed]
-            if self.renew: self._stream.free()
-            else: self._spare = self._stream # silent again: the zeros above are longer than its delay
+            end = self.process(torch.zeros(DELAY + FRAME))[:owed]
             self._stream = None
             return end
-
-    def close(self):
-        "Free what the runtime holds; may be called twice."
-        with self._lock:
-            for state in (self._stream, self._spare):
-                if state is not None: state.free()
-            self._stream = self._spare = None
-            self.closed = True
-
-    def __enter__(self): return self
-    def __exit__(self, *exception): self.close()
 
 # %% ../nbs/10_denoiser.ipynb #97a9003d
 def check_samples(
     samples:Tensor # (time,)
 )->Tensor: # (time,) float32 on the CPU, contiguous; the same memory where it was so already
-    "What the runtime can read; raises `AudioError` for a wrong shape, or samples that aren't finite."
+    "What the network takes; raises `AudioError` for a wrong shape, or samples that aren't finite."
     if samples.ndim!=1: raise AudioError(f"the denoiser takes samples of shape (time,), not {tuple(samples.shape)}; mix the channels down first")
     samples = samples.detach().to('cpu', torch.float32).contiguous()
     if not samples.isfinite().all(): raise AudioError("the samples hold NaN or infinity; only finite values can be denoised")
@@ -139,11 +95,10 @@ def check_samples(
 # %% ../nbs/10_denoiser.ipynb #1b16e610
 def enhance(
     audio:Audio,                  # speech at any rate
-    denoiser:Denoiser|None=None   # one to use again; a new one, closed afterwards, if None
+    denoiser:Denoiser|None=None   # one with other settings
 )->Audio: # 48 kHz, as long as `audio`
-    "Denoise `audio`; raises `AudioError` for samples that aren't finite and mono, `BundleError` without the runtime."
-    if denoiser is None:
-        with Denoiser() as denoiser: return enhance(audio, denoiser)
+    "Denoise `audio`; raises `AudioError` for samples that aren't finite and mono, `BundleError` without the weights."
+    denoiser = denoiser or Denoiser()
     if audio.sample_rate==denoiser.sample_rate: return Audio(denoiser(audio.samples), audio.sample_rate)
     samples = check_samples(resample(check_samples(audio.samples), audio.sample_rate, denoiser.sample_rate))
     return Audio(denoiser(samples, out=samples), denoiser.sample_rate)

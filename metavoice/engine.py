@@ -6,7 +6,7 @@
 from __future__ import annotations
 import logging, math, queue, threading, time
 from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
@@ -18,14 +18,14 @@ from .bundle import Bundle
 from .codec import deinterleave
 from .core import MetaVoiceError, OptionError
 from .corpora import sixteen_bits, wav_header
-from .deepfilter import DenoiserProcess
+from .deepfilter import DeepFilterNet, Memory, load_network
 from .denoiser import Denoiser, ResampleStream
 from .sampling import Request, stream_steps
 from .tts import ATTEMPTS, TTS, Assembly, Piece, ended_well, prompt_of, room, second_stage, stage_seed, vocode, within_room
 
 # %% auto #0
-__all__ = ['STREAMS', 'PCM_RATE', 'logger', 'Outlet', 'Encoder', 'Gone', 'Late', 'Job', 'Draw', 'Group', 'Engine', 'Denoisers',
-           'LentDenoiser', 'Benches', 'Busy', 'Studio']
+__all__ = ['STREAMS', 'PCM_RATE', 'logger', 'Outlet', 'Encoder', 'Gone', 'Late', 'Job', 'Draw', 'Group', 'Engine', 'Benches',
+           'Together', 'Busy', 'Studio']
 
 # %% ../nbs/16c_engine.ipynb #626e98bd
 class Outlet:
@@ -114,7 +114,7 @@ class Job:
     vocoder: str              # mbd or codec
     denoise: bool = False
     chunk: float|None = None  # seconds of sound in a chunk, while a piece is still being drawn; None for whole pieces, equal to those of `TTS.synthesise`
-    repeatable: bool = True   # the same bits each time: a state of the denoiser of its own
+    repeatable: bool = True   # the same bits each time: alone in the denoiser
     encoder: Encoder|None = None # sound to bytes; None hands on samples
     deadline: float = math.inf # by `time.monotonic`
     ready: object = None      # called, from another thread, whenever there is something to take
@@ -336,63 +336,6 @@ class Engine:
     def __exit__(self, *exception): self.close()
 
 # %% ../nbs/16c_engine.ipynb #8d66578c
-class Denoisers:
-    "Denoisers, made when they are needed and used again; close it."
-    def __init__(self,
-        processes:int # that they are spread over; 0: they compute in this one
-    ): self.processes, self.idle, self.lock, self.made, self.closed = [None]*processes, [], threading.Lock(), 0, False
-
-    def process(self)->DenoiserProcess|None:
-        "The next process; one that was lost is replaced."
-        if not self.processes: return None
-        with self.lock:
-            if self.closed: raise Gone("the denoisers have been closed")
-            self.made += 1
-            at = self.made%len(self.processes)
-            if self.processes[at] and not self.processes[at].alive():
-                logger.warning("process %d of the denoiser was lost, and is replaced", self.processes[at].pid)
-                self.processes[at].close(); self.processes[at] = None
-            if self.processes[at] is None: self.processes[at] = DenoiserProcess()
-            return self.processes[at]
-
-    def new(self, renew:bool=True)->Denoiser: return Denoiser(renew=renew, process=self.process())
-
-    def take(self)->Denoiser:
-        "One that isn't in use, and whose process isn't either, if there is such a one."
-        with self.lock:
-            self.idle = [o for o in self.idle if o.process_of is None or o.process_of.alive()]
-            one = min(self.idle, key=lambda o: o.process_of is not None and o.process_of.busy, default=None)
-            if one is not None: self.idle.remove(one)
-        return one or self.new(renew=False)
-
-    def give(self, one:Denoiser):
-        "Back, for the next one."
-        with self.lock: self.idle.insert(0, one)
-
-    def close(self):
-        while self.idle: self.idle.pop().close()
-        with self.lock:
-            self.closed = True
-            for process in filter(None, self.processes): process.close()
-
-class LentDenoiser:
-    "One of `Denoisers` for as long as a stream lasts, in the place of a `Denoiser`."
-    sample_rate = Denoiser.sample_rate
-    def __init__(self, lender:Denoisers): self.lender, self.one = lender, None
-
-    def process(self, chunk:Tensor)->Tensor:
-        if self.one is None and not len(chunk): return chunk
-        if self.one is None: self.one = self.lender.take()
-        return self.one.process(chunk)
-
-    def flush(self)->Tensor:
-        if self.one is None: return torch.empty(0)
-        one, self.one = self.one, None
-        end = one.flush()
-        self.lender.give(one)
-        return end
-
-# %% ../nbs/16c_engine.ipynb #bc5b076d
 class Benches:
     "A few places to work at: `with benches:` sits down, `with benches.away():` inside it gets up for a while."
     def __init__(self, places:int): self.places = threading.Semaphore(places)
@@ -405,6 +348,30 @@ class Benches:
         try: yield
         finally: self.places.acquire()
 
+class Together:
+    "The denoiser's network for many streams: whoever comes while it works waits, and all who wait go next, in one pass."
+    def __init__(self, network:DeepFilterNet, benches:Benches):
+        self.network, self.benches, self.turn, self.waiting, self.busy = network, benches, threading.Condition(), [], False
+
+    def __call__(self, frames:Tensor, memory:Memory, keep:float=0.)->Tensor:
+        "As the network's own `forward`; called at a bench."
+        mine, mates = Future(), []
+        with self.benches.away(), self.turn:
+            self.waiting.append(((frames, memory), keep, mine))
+            self.turn.wait_for(lambda: mine.done() or not self.busy)
+            if not mine.done(): mates, self.waiting, self.busy = self.waiting, [], True
+        if mates: self._go(*zip(*mates))
+        return mine.result()
+
+    def _go(self, streams, keeps, futures):
+        try:
+            for future,late in zip(futures, self.network.together(streams, keeps)): future.set_result(late)
+        except Exception as e:
+            for future in futures: future.set_exception(e)
+        finally:
+            with self.turn: self.busy = False; self.turn.notify_all()
+
+# %% ../nbs/16c_engine.ipynb #bc5b076d
 class Busy(MetaVoiceError):
     "More is asked for than can be done; `retry` says after how many seconds to ask again."
     def __init__(self, message:str, retry:int): super().__init__(message); self.retry = retry
@@ -417,12 +384,11 @@ class Studio:
         queue:int=64,      # jobs that may wait
         benches:int=2,     # threads that turn codes into sound
         groups:int=2,      # sets of drawing options at a time
-        observe=None,      # called with the rows of each step
-        denoisers:int=2    # processes that denoise; 0: this one
+        observe=None       # called with the rows of each step
     ):
         self.tts, self.rows, self.most, self.benches = tts, rows, rows+queue, Benches(benches)
         self.engine = Engine(tts.bundle, rows, groups, observe)
-        self.pool, self.lock, self.jobs, self.denoisers, self.pace = ThreadPoolExecutor(rows, 'speaking'), threading.Lock(), set(), Denoisers(denoisers), 1.
+        self.pool, self.lock, self.jobs, self.denoisers, self.pace = ThreadPoolExecutor(rows, 'speaking'), threading.Lock(), set(), Together(load_network(), self.benches), 1.
 
     def working(self)->int: return sum(job.began is not None for job in tuple(self.jobs))
 
@@ -469,12 +435,12 @@ class Studio:
 
     def assembly(self, job:Job)->Assembly:
         "What joins the pieces of a job."
-        denoise = LentDenoiser(self.denoisers) if job.denoise and not job.repeatable else job.denoise
-        return self.tts.assembly(denoise, self.denoisers.new)
+        return self.tts.assembly(Denoiser(network=self.denoisers) if job.denoise and not job.repeatable else job.denoise)
 
     def _speak(self, job:Job): # yields Audio
         "As `TTS.stream`, with the codes of the engine."
-        with self.assembly(job) as assembly, closing(self._parts(job)) as parts:
+        assembly = self.assembly(job)
+        with closing(self._parts(job)) as parts:
             for piece,*part in parts:
                 sound = assembly.add(piece, *part)
                 if len(sound): yield Audio(sound, assembly.sample_rate)
@@ -510,7 +476,6 @@ class Studio:
         for job in tuple(self.jobs): self.withdraw(job)
         self.engine.close()
         self.pool.shutdown(cancel_futures=True)
-        self.denoisers.close()
 
     def __enter__(self): return self
     def __exit__(self, *exception): self.close()

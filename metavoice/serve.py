@@ -27,7 +27,6 @@ from . import __version__
 from .audio import Limits
 from .config import ServerConfig
 from .core import AudioError, MetaVoiceError, OptionError, TextError
-from .deepfilter import Lost
 from .engine import STREAMS, Busy, Encoder, Gone, Job, Late, Studio
 from .tts import TTS, Voice, drawing_options, pick_vocoder
 from .voices import AllowedPlace, UnknownVoice, VoiceStore, VoiceTaken, fetch, read_upload
@@ -42,7 +41,7 @@ __all__ = ['KINDS', 'logger', 'OPEN', 'CALLS', 'ANSWERS', 'Refusal', 'validation
 
 # %% ../nbs/17_serve.ipynb #94511657
 KINDS = [ # of errors: the first that fits; status, code
-    (UnknownVoice, 404, 'voice_not_found'), (VoiceTaken, 409, 'voice_taken'), (Busy, 429, 'busy'), (Late, 504, 'timeout'), (Gone, 503, 'stopping'), (Lost, 503, 'denoiser'),
+    (UnknownVoice, 404, 'voice_not_found'), (VoiceTaken, 409, 'voice_taken'), (Busy, 429, 'busy'), (Late, 504, 'timeout'), (Gone, 503, 'stopping'),
     (TextError, 400, 'text'), (AudioError, 400, 'audio'), (OptionError, 400, 'option'), (MetaVoiceError, 422, 'unspeakable')]
 
 class Refusal(Exception):
@@ -339,7 +338,7 @@ class Service:
         began = time.perf_counter()
         self.tts.make_ready(self.vocoder, self.config.denoise)
         self.own = {name: self.tts.voice(name) for name in self.tts.bundle.voices}
-        self.studio = Studio(self.tts, self.config.rows, self.config.queue, self.config.benches, self.config.groups, self.metrics.rows.observe, self.config.denoisers)
+        self.studio = Studio(self.tts, self.config.rows, self.config.queue, self.config.benches, self.config.groups, self.metrics.rows.observe)
         voice = next(iter(self.own.values()), Voice(torch.zeros(256)))
         job = Job(self.tts.pieces(["Good morning."], voice, 1), drawing_options(self.tts.bundle), self.vocoder, self.config.denoise, self.chunk, False)
         self.studio.submit(job); job.all()

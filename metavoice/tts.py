@@ -6,7 +6,6 @@
 from __future__ import annotations
 import logging, math, operator, re, secrets, time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from .audio import Audio, check_reference, load, loudness, soft_limit
 from .bundle import Bundle, load_bundle
 from .codec import Codec, deinterleave
 from .core import AudioError, MetaVoiceError, OptionError, OutputError, TextError, content_key, written_whole
-from .deepfilter import load_runtime
+from .deepfilter import load_network
 from .denoiser import Denoiser, EnhanceStream
 from .encoder import complete_codes
 from .sampling import Request, check_options, generate_steps, generate_stream
@@ -302,20 +301,18 @@ def loudness_gain(
 SECTION = 16 # pieces that the denoiser hears in one go
 
 class Assembly:
-    "Sound of pieces to one stream: edges faded, pauses, one loudness, denoised; use it in a `with`."
+    "Sound of pieces to one stream: edges faded, pauses, one loudness, denoised."
     memory = 10. # seconds of speech that decide about the gain
 
     def __init__(self,
         sample_rate:int,    # Hz, of what comes in
-        denoise:bool|Denoiser=True, # DeepFilterNet3, and 48 kHz out; one of somebody else's, who closes it
-        make=None,                 # makes one, where it has to; `Denoiser` if None
+        denoise:bool|Denoiser=True, # DeepFilterNet3, and 48 kHz out; as the one that is given
         target:float=-14.          # LUFS, before the denoiser
     ):
         self.incoming, self.target, self.recent, self.gain = sample_rate, target, torch.zeros(0), None
         self.sample_rate = Denoiser.sample_rate if denoise else sample_rate # of what comes out
-        self._pool, self._enhance = ThreadPoolExecutor(1, 'denoiser') if denoise is True else None, None
-        self._denoiser = self._pool.submit(make or Denoiser) if denoise is True else None
-        if denoise and denoise is not True: self._enhance = EnhanceStream(denoise, sample_rate)
+        own = None if denoise is False else Denoiser() if denoise is True else Denoiser(denoise.attenuation_limit, denoise.network) # with a stream of its own
+        self._enhance = own and EnhanceStream(own, sample_rate)
 
     def levelled(self,
         samples:Tensor,  # (time,)
@@ -340,8 +337,7 @@ class Assembly:
         if begins and piece.number==0: self.recent, self.gain = samples[:0], None
         sound = self.levelled(faded(samples, self.incoming, begins, ends), samples[:0] if ahead is None else ahead, begins)
         if ends: sound = torch.cat([sound, torch.zeros(round(piece.pause*self.incoming))])
-        if self._denoiser is None and self._enhance is None: return sound
-        if self._enhance is None: self._enhance = EnhanceStream(self._denoiser.result(), self.incoming)
+        if self._enhance is None: return sound
         sound = self._enhance.process(sound)
         return torch.cat([sound, self._enhance.flush()]) if ends and piece.closes else sound
 
@@ -349,15 +345,6 @@ class Assembly:
         "Leave a text unfinished; the next one begins afresh."
         if self._enhance is not None: self._enhance.flush()
 
-    def close(self):
-        "Free the denoiser, or leave it clean behind if it is somebody else's; may be called twice."
-        if self._pool is None: return self.forget()
-        try:
-            if not self._denoiser.exception(): self._denoiser.result().close()
-        finally: self._pool.shutdown()
-
-    def __enter__(self): return self
-    def __exit__(self, *exception): self.close()
 
 # %% ../nbs/12_tts.ipynb #89451058
 @contextmanager
@@ -390,11 +377,10 @@ class TTS:
         return cls(load_bundle(name, device=device, dtype=dtype, quantise=quantise, compile=compile, pack=True))
 
     def assembly(self,
-        denoise:bool|Denoiser=True, # as `Assembly` takes it
-        make=None
+        denoise:bool|Denoiser=True # as `Assembly` takes it
     )->Assembly:
         "What makes one stream of spoken pieces, at the loudness that is the bundle's."
-        return Assembly(self.bundle.codec.sample_rate, denoise, make, self.bundle.defaults['loudness'])
+        return Assembly(self.bundle.codec.sample_rate, denoise, self.bundle.defaults['loudness'])
 
     def __repr__(self): return f"TTS({self.bundle!r})"
 
@@ -517,7 +503,7 @@ def make_ready(self:TTS,
     "Load all that speaking needs; raises `BundleError` for a part that is missing or broken, `OptionError` for more steps than there are."
     for part in ('first', 'second', 'codec', *['mbd']*(vocoder=='mbd')): getattr(self.bundle, part)
     if steps is not None: self.bundle.mbd.check_steps(**diffusion_options(self.bundle, steps))
-    if denoise: load_runtime()
+    if denoise: load_network()
 
 TTS.make_ready = make_ready
 
@@ -577,10 +563,10 @@ def synthesise(self:TTS,
     texts, clock, tell = [text] if isinstance(text, str) else list(text), {} if timings is None else timings, progress or (lambda *progress: None)
     pieces, options, vocoder = self.request(texts, voice, seed, guidance, top_p, temperature, vocoder, steps, denoise, clock)
     parts, last = [[] for _ in texts], 'denoiser' if denoise else 'loudness'
-    with self.assembly(denoise) as assembly:
-        for n,(piece,samples) in enumerate(self.sounds(pieces, options, vocoder, batch_size, tell, clock, steps=steps), 1):
-            with timed(clock, last): parts[piece.owner].append(assembly.add(piece, samples))
-            tell(last, n, len(pieces))
+    assembly = self.assembly(denoise)
+    for n,(piece,samples) in enumerate(self.sounds(pieces, options, vocoder, batch_size, tell, clock, steps=steps), 1):
+        with timed(clock, last): parts[piece.owner].append(assembly.add(piece, samples))
+        tell(last, n, len(pieces))
     audios = [Audio(torch.cat(part), assembly.sample_rate) for part in parts]
     return audios[0] if isinstance(text, str) else audios
 
@@ -702,7 +688,8 @@ def _streamed(self, pieces, options, vocoder, steps, denoise, chunk, tell, clock
             for piece in pieces:
                 with closing(self.chunks(piece, options, chunk, count, clock)) as made:
                     for part in made: yield piece, *part
-    with self.assembly(denoise) as assembly, closing(parts()) as made:
+    assembly = self.assembly(denoise)
+    with closing(parts()) as made:
         for piece,*part in made:
             with timed(clock, last): sound = assembly.add(piece, *part)
             if part[-1]: tell(last, piece.number+1, len(pieces))
