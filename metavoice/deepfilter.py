@@ -123,10 +123,14 @@ class Separable(nn.Module):
         if self.change=='half':
             out = torch.addcmul(x[:,::2]*here, x[:,1::2], after)
             out[:,1:].addcmul_(x[:,1:-1:2], before)
-        else: # a doubled place lies between two: before, for the place itself, is what comes after it for the one in front
-            out = x*(after if self.change else here)
-            if self.change: out[:,:-1].addcmul_(x[:,1:], before); out = torch.stack([x*here, out], 2).flatten(1, 2)
-            else: out[:,1:].addcmul_(x[:,:-1], before); out[:,:-1].addcmul_(x[:,1:], after)
+        elif self.change=='double': # a new place between each and the next
+            between = x*after
+            between[:,:-1].addcmul_(x[:,1:], before)
+            out = torch.stack([x*here, between], 2).flatten(1, 2)
+        else:
+            out = x*here
+            out[:,1:].addcmul_(x[:,:-1], before)
+            out[:,:-1].addcmul_(x[:,1:], after)
         return self.across(out).relu_()
 
 class GroupedLinear(nn.Module):
