@@ -55,28 +55,19 @@ def running_mean(
     return torch.cat(out)
 
 # %% ../nbs/09b_deepfilter.ipynb #957699f2
-@dataclass
 class Memory:
     "What DeepFilterNet3 remembers of one stream; new for each."
-    samples: Tensor|None = None  # (480,) the frame before
-    level:   Tensor|None = None  # (32,) running mean of the bands, dB
-    size:    Tensor|None = None  # (96,) running mean of the low bins' magnitude
-    bands:   Tensor|None = None  # (2, 32) features of the two frames before
-    bins:    Tensor|None = None  # (2, 2, 96) the same of the low bins, real and imaginary
-    spectra: Tensor|None = None  # (4, 481) of the frames before, complex
-    paths:   Tensor|None = None  # (4, 96, 64) what the filters' short path heard
-    hearing: Tensor|None = None  # (1, 1, 256) of the encoder's recurrent layer
-    gains:   Tensor|None = None  # (2, 1, 256) of the gains'
-    filters: Tensor|None = None  # (2, 1, 256) of the filters'
-    tail:    Tensor|None = None  # (480,) of the last window
-
-    def __post_init__(self):
-        for name,shape in dict(samples=[FRAME], bands=[2,BANDS], bins=[2,2,BINS], paths=[TAPS-1,BINS,CHANNELS], tail=[FRAME],
-                               hearing=[1,1,WIDTH], gains=[2,1,WIDTH], filters=[2,1,WIDTH]).items():
-            if getattr(self, name) is None: setattr(self, name, torch.zeros(shape))
-        if self.level is None: self.level = torch.linspace(-60, -90, BANDS)
-        if self.size is None: self.size = torch.linspace(1e-3, 1e-4, BINS)
-        if self.spectra is None: self.spectra = torch.zeros(TAPS-1, WINDOW//2+1, dtype=torch.complex64)
+    def __init__(self):
+        self.samples = torch.zeros(FRAME)                       # the frame before
+        self.level   = torch.linspace(-60, -90, BANDS)          # running mean of the bands, dB
+        self.size    = torch.linspace(1e-3, 1e-4, BINS)         # running mean of the low bins' magnitude
+        self.bands   = torch.zeros(2, BANDS)                    # features of the two frames before
+        self.bins    = torch.zeros(2, 2, BINS)                  # the same of the low bins, real and imaginary
+        self.spectra = torch.zeros(TAPS-1, WINDOW//2+1, dtype=torch.complex64) # of the frames before
+        self.paths   = torch.zeros(TAPS-1, BINS, CHANNELS)      # what the filters' short path heard
+        self.hearing = torch.zeros(1, 1, WIDTH)                 # of the recurrent layers: the encoder's,
+        self.gains, self.filters = torch.zeros(2, 2, 1, WIDTH)  # and the decoders'
+        self.tail    = torch.zeros(FRAME)                       # of the last window
 
     def recall(self,
         name:str, # of what is remembered
@@ -84,7 +75,7 @@ class Memory:
     )->Tensor: # (past+time, …)
         "What is remembered, and `now` behind it; its end is remembered in turn."
         whole = torch.cat([getattr(self, name), now])
-        setattr(self, name, whole[len(now):])
+        setattr(self, name, whole[len(now):].clone()) # not a view, which would keep all
         return whole
 
 # %% ../nbs/09b_deepfilter.ipynb #21aedb46
