@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from .bundle import load_bundle, random_bundle
 from .core import MetaVoiceError, OptionError, TokenLayout, native_bfloat16

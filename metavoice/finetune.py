@@ -16,8 +16,8 @@ from torch.nn.functional import normalize
 
 from .audio import Audio, log_mel
 from .bundle import FORMAT, RELEASES, Bundle, copy_voices, describe_part, folder_whole, load_bundle, stored, weights_key, write_bundle
-from .config import Finetuning, make_config, read_config, save_config
-from .core import BundleError, MetaVoiceError, OptionError, TextError, TokenLayout, content_key, pick_dtype, written_whole
+from .config import Finetuning, make_config, read_config
+from .core import BundleError, MetaVoiceError, OptionError, TokenLayout, content_key, pick_dtype, written_whole
 from .data import Encoder, Report, Window, check_data
 from .encoder import complete_codes
 from .gpt import GPT

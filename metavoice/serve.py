@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio, base64, ctypes, hmac, html, json, logging, os, queue, re, secrets, sys, threading, time, traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Literal

@@ -4,7 +4,7 @@
 
 # %% ../nbs/benchmarks/serving.ipynb #7a6d11eb
 from __future__ import annotations
-import asyncio, contextlib, io, json, logging, math, os, random, struct, subprocess, sys, tempfile, threading, time
+import asyncio, contextlib, io, json, logging, math, random, struct, subprocess, sys, tempfile, threading, time
 from collections import Counter
 from pathlib import Path
 
@@ -165,7 +165,7 @@ def generated_calls(
     "Calls made up by schemathesis from the description of the server."
     import hypothesis, schemathesis
     operations = [o.ok() for o in schemathesis.openapi.from_url(f'{url}/openapi.json').get_all_operations()]
-    done, logger = dict(calls=0, statuses=Counter(), failed=[]), logging.getLogger('hypothesis')
+    done = dict(calls=0, statuses=Counter(), failed=[])
     def run(operation, seed):
         @hypothesis.seed(seed)
         @hypothesis.settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck))

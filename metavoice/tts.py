@@ -626,7 +626,7 @@ def chunks(self:TTS,
     drawn=None           # called with the frames before the first chunk and before each later one, it yields what `first_stage_stream` does; that itself if None
 ): # yields (samples, what is known of the samples after them, begins, ends)
     "The sound of a piece by the codec while the piece is still being drawn; chunks are cross-faded over 10 ms."
-    clock, codec, layout = {} if clock is None else clock, self.bundle.codec, self.bundle.layout
+    clock, codec = {} if clock is None else clock, self.bundle.codec
     if self._reach is None: self._reach = codec_reach(codec)
     (before, after), hop, every = self._reach, codec.hop, max(1, round(seconds*codec.sample_rate/codec.hop))
     fixed, tail, start = torch.zeros(codec.n_codebooks, 0, dtype=torch.long), torch.zeros(0), 0 # codes that have been heard; their last samples, held back; where those begin
