@@ -4,7 +4,7 @@
 
 # %% ../nbs/benchmarks/serving.ipynb #7a6d11eb
 from __future__ import annotations
-import asyncio, contextlib, io, json, logging, math, random, struct, subprocess, sys, tempfile, threading, time
+import asyncio, contextlib, io, json, math, random, struct, subprocess, sys, tempfile, threading, time
 from collections import Counter
 from pathlib import Path
 
