@@ -163,7 +163,7 @@ class ServerConfig(Settings):
     chunk: Annotated[float, Within(.05, 60)] = .5 # seconds of sound in a chunk of a stream
     rows: Annotated[int, Within(1, 1024)] = 16 # pieces of text side by side in the first stage, and requests at work
     queue: Annotated[int, Within(0, 100_000)] = 64 # requests that may wait; more are answered 429
-    benches: Annotated[int, Within(1, 1024)] = 2 # threads that turn codes into sound
+    benches: Annotated[int, Within(1, 1024)] = 4 # threads that turn codes into sound
     groups: Annotated[int, Within(1, 64)] = 2 # sets of guidance, top-p and temperature at a time; each takes memory
     timeout: Annotated[float, Within(.1, 86_400)] = 300. # seconds that a request may take, with the time to send it
     grace: Annotated[float, Within(0, 86_400)] = 30. # seconds that requests are given to end after SIGTERM

@@ -60,27 +60,26 @@ class Denoiser:
         return denoise_into(partial(self._late, Memory()), samples, out)
 
     def process(self,
-        chunk:Tensor # (time,) 48 kHz, the next piece of a stream, any length
-    )->Tensor: # (time',) what is ready: up to 40 ms less than was given so far
-        "Denoise the next piece of a stream; `flush` gives the rest."
+        chunk:Tensor,    # (time,) 48 kHz, the next piece of a stream, any length
+        ends:bool=False  # the last one; the next one begins a new stream
+    )->Tensor: # (time',) what is ready: up to 40 ms less than was given so far, or with the end all of it
+        "Denoise the next piece of a stream."
         chunk = check_samples(chunk)
         with self._lock:
             if self._stream is None: self._stream, self._rest, self._given, self._taken = Memory(), chunk[:0], 0, 0
-            pending = torch.cat([self._rest, chunk])
+            owed = self._taken + len(self._rest) + len(chunk) - self._given
+            pending = torch.cat([self._rest, chunk, chunk.new_zeros((DELAY+FRAME)*bool(ends and owed))])
             whole = len(pending) - len(pending)%FRAME
             late, self._rest = self._late(self._stream, pending[:whole]), pending[whole:].clone()
             ready = late[max(0, DELAY-self._taken):]
             self._taken, self._given = self._taken+whole, self._given+len(ready)
-            return ready
+            if not ends: return ready
+            self._stream = None
+            return ready[:owed]
 
     def flush(self)->Tensor: # (time',) the end of the stream
-        "Finish the stream: as many samples have come out as went in, and the next `process` starts a new one."
-        with self._lock:
-            if self._stream is None: return torch.empty(0)
-            owed = self._taken + len(self._rest) - self._given
-            end = self.process(torch.zeros(DELAY + FRAME))[:owed]
-            self._stream = None
-            return end
+        "End the stream where it is: as many samples have come out as went in."
+        return self.process(torch.zeros(0), ends=True)
 
 # %% ../nbs/10_denoiser.ipynb #97a9003d
 def check_samples(
@@ -145,11 +144,13 @@ class EnhanceStream:
         self.denoiser, self.resampling = denoiser, ResampleStream(sample_rate, denoiser.sample_rate)
 
     def process(self,
-        chunk:Tensor # (time,) the next piece
+        chunk:Tensor,    # (time,) the next piece
+        ends:bool=False  # the last one; the next one begins a new stream
     )->Tensor: # (time',) 48 kHz
-        "What is ready after this piece; `flush` gives the rest. Raises `AudioError` for samples that aren't finite and mono."
-        return self.denoiser.process(self.resampling.process(check_samples(chunk)))
+        "What is ready after this piece, all of it with the end. Raises `AudioError` for samples that aren't finite and mono."
+        samples = self.resampling.process(check_samples(chunk))
+        return self.denoiser.process(torch.cat([samples, self.resampling.flush()]) if ends else samples, ends)
 
     def flush(self)->Tensor: # (time',) 48 kHz
-        "The end of the stream; the next `process` starts a new one."
-        return torch.cat([self.denoiser.process(self.resampling.flush()), self.denoiser.flush()])
+        "End the stream where it is."
+        return self.process(torch.zeros(0), ends=True)

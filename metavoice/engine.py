@@ -382,7 +382,7 @@ class Studio:
         tts:TTS,
         rows:int=16,       # pieces side by side in the first stage, and jobs at work
         queue:int=64,      # jobs that may wait
-        benches:int=2,     # threads that turn codes into sound
+        benches:int=4,     # threads that turn codes into sound
         groups:int=2,      # sets of drawing options at a time
         observe=None       # called with the rows of each step
     ):

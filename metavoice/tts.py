@@ -338,8 +338,7 @@ class Assembly:
         sound = self.levelled(faded(samples, self.incoming, begins, ends), samples[:0] if ahead is None else ahead, begins)
         if ends: sound = torch.cat([sound, torch.zeros(round(piece.pause*self.incoming))])
         if self._enhance is None: return sound
-        sound = self._enhance.process(sound)
-        return torch.cat([sound, self._enhance.flush()]) if ends and piece.closes else sound
+        return self._enhance.process(sound, ends and piece.closes)
 
     def forget(self):
         "Leave a text unfinished; the next one begins afresh."
