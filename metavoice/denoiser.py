@@ -44,7 +44,7 @@ class Denoiser:
         if not 1 <= attenuation_limit <= 100:
             raise OptionError(f"attenuation limit {attenuation_limit!r} dB; use a number from 1 to 100, 100 for no limit")
         self.attenuation_limit, self.keep = float(attenuation_limit), 10**(-attenuation_limit/20) if attenuation_limit < 100 else 0.
-        self.network, self._stream, self._lock = network or load_network(), None, threading.RLock()
+        self.network, self._stream, self._lock = network or load_network(), None, threading.Lock()
 
     def _late(self, memory:Memory, samples:Tensor)->Tensor: return self.network(samples.view(-1, FRAME), memory, self.keep).flatten()
 

@@ -18,7 +18,7 @@ from .bundle import Bundle
 from .codec import deinterleave
 from .core import MetaVoiceError, OptionError
 from .corpora import sixteen_bits, wav_header
-from .deepfilter import DeepFilterNet, Memory, load_network
+from .deepfilter import Memory, load_network
 from .denoiser import Denoiser, ResampleStream
 from .sampling import Request, stream_steps
 from .tts import ATTEMPTS, TTS, Assembly, Piece, ended_well, prompt_of, room, second_stage, stage_seed, vocode, within_room
@@ -350,7 +350,10 @@ class Benches:
 
 class Together:
     "The denoiser's network for many streams: whoever comes while it works waits, and all who wait go next, in one pass."
-    def __init__(self, network:DeepFilterNet, benches:Benches):
+    def __init__(self,
+        benches:Benches,
+        network=None # with the `together` of a `DeepFilterNet`; that of `load_network`, once it is needed, if None
+    ):
         self.network, self.benches, self.turn, self.waiting, self.busy = network, benches, threading.Condition(), [], False
 
     def __call__(self, frames:Tensor, memory:Memory, keep:float=0.)->Tensor:
@@ -365,7 +368,7 @@ class Together:
 
     def _go(self, streams, keeps, futures):
         try:
-            for future,late in zip(futures, self.network.together(streams, keeps)): future.set_result(late)
+            for future,late in zip(futures, (self.network or load_network()).together(streams, keeps)): future.set_result(late)
         except Exception as e:
             for future in futures: future.set_exception(e)
         finally:
@@ -388,7 +391,7 @@ class Studio:
     ):
         self.tts, self.rows, self.most, self.benches = tts, rows, rows+queue, Benches(benches)
         self.engine = Engine(tts.bundle, rows, groups, observe)
-        self.pool, self.lock, self.jobs, self.denoisers, self.pace = ThreadPoolExecutor(rows, 'speaking'), threading.Lock(), set(), Together(load_network(), self.benches), 1.
+        self.pool, self.lock, self.jobs, self.shared, self.pace = ThreadPoolExecutor(rows, 'speaking'), threading.Lock(), set(), Together(self.benches), 1.
 
     def working(self)->int: return sum(job.began is not None for job in tuple(self.jobs))
 
@@ -435,7 +438,7 @@ class Studio:
 
     def assembly(self, job:Job)->Assembly:
         "What joins the pieces of a job."
-        return self.tts.assembly(Denoiser(network=self.denoisers) if job.denoise and not job.repeatable else job.denoise)
+        return self.tts.assembly(Denoiser(network=self.shared) if job.denoise and not job.repeatable else job.denoise)
 
     def _speak(self, job:Job): # yields Audio
         "As `TTS.stream`, with the codes of the engine."

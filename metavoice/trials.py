@@ -103,7 +103,7 @@ def throughput(
     together:int=96  # of all of them
 )->dict: # alone, together: what `calls` says; ratio of their rates; rows in the mean step
     "One caller in a loop, and many."
-    calls(url, 2, 4); calls(url, clients, clients) # warm: denoisers, caches
+    calls(url, 2, 4); calls(url, clients, clients) # warm: caches
     one, before = calls(url, 1, alone), rows_per_step(url)
     many = calls(url, clients, together)
     steps, rows = (b-a for a,b in zip(before, rows_per_step(url)))

@@ -311,8 +311,8 @@ class Assembly:
     ):
         self.incoming, self.target, self.recent, self.gain = sample_rate, target, torch.zeros(0), None
         self.sample_rate = Denoiser.sample_rate if denoise else sample_rate # of what comes out
-        own = None if denoise is False else Denoiser() if denoise is True else Denoiser(denoise.attenuation_limit, denoise.network) # with a stream of its own
-        self._enhance = own and EnhanceStream(own, sample_rate)
+        if denoise and denoise is not True: denoise = Denoiser(denoise.attenuation_limit, denoise.network) # with a stream of its own
+        self._enhance = EnhanceStream(Denoiser() if denoise is True else denoise, sample_rate) if denoise else None
 
     def levelled(self,
         samples:Tensor,  # (time,)
@@ -343,7 +343,6 @@ class Assembly:
     def forget(self):
         "Leave a text unfinished; the next one begins afresh."
         if self._enhance is not None: self._enhance.flush()
-
 
 # %% ../nbs/12_tts.ipynb #89451058
 @contextmanager

@@ -117,15 +117,15 @@ def test_a_recorded_voice_and_a_stop(page):
     record.click()
     until(lambda: page.find(".mv-record").get_attribute("data-on") == "true")
     assert "North Wind" in page.find("blockquote").text
-    levels = set()
-    for _ in range(50):
+    levels, began = set(), time.monotonic()
+    while time.monotonic() < began + (5 if len(levels) > 10 else 20): # by the clock: a busy machine looks less often, and a recording ends after 30 s
         levels.add(page.js("return document.querySelector('.mv-meter').style.getPropertyValue('--mv-level')"))
         time.sleep(.1)
     assert len(levels) > 10, "the meter stands still"
     assert "of 0:30" in page.find(".mv-record .mv-clock").text
     record.click()
     until(lambda: "recording" in page.voices())
-    assert 3 < page.js("return document.querySelector('.mv-small audio').duration") <= 30 # of the machine's time, five seconds and what a busy one adds
+    assert 3 < until(lambda: page.js("return document.querySelector('.mv-small audio').duration")) < 30
     page.write("The old man walked to the river. " * 30)
     page.find(".mv-main").click()
     until(lambda: "drawn" in page.find(".mv-doing").text)
