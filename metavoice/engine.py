@@ -20,6 +20,7 @@ from .core import MetaVoiceError, OptionError
 from .corpora import sixteen_bits, wav_header
 from .deepfilter import Memory, load_network
 from .denoiser import Denoiser, ResampleStream
+from .quantise import give_back
 from .sampling import Request, stream_steps
 from .tts import ATTEMPTS, TTS, Assembly, Piece, ended_well, prompt_of, room, second_stage, stage_seed, vocode, within_room
 
@@ -392,6 +393,7 @@ class Studio:
         self.tts, self.rows, self.most, self.benches = tts, rows, rows+queue, Benches(benches)
         self.engine = Engine(tts.bundle, rows, groups, observe)
         self.pool, self.lock, self.jobs, self.shared, self.pace = ThreadPoolExecutor(rows, 'speaking'), threading.Lock(), set(), Together(self.benches), 1.
+        self.tidied = time.monotonic()
 
     def working(self)->int: return sum(job.began is not None for job in tuple(self.jobs))
 
@@ -427,6 +429,13 @@ class Studio:
             end = RuntimeError(f"speaking failed with {type(e).__name__}")
         with self.lock: self.jobs.discard(job)
         job.put(end)
+        self._tidy()
+
+    def _tidy(self, every:float=10.): # seconds; what jobs of many lengths leave behind in the heap would pile up for hours
+        with self.lock:
+            if time.monotonic() < self.tidied + every: return
+            self.tidied = time.monotonic()
+        give_back()
 
     def _hand_on(self, job:Job, audio):
         "Sound to the listener, who may be slow."
