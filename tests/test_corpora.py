@@ -267,7 +267,8 @@ TEXTS = ["The dog slept.", "Where is the red book?", "The cat slept.", "He went 
 def test_kill_9_loses_nothing_and_says_nothing_twice(tts, tmp_path):
     path, out = manifest(tmp_path, "id,text\n" + "".join(f"r{n},{text}\n" for n, text in enumerate(TEXTS))), tmp_path / "out"
     process = subprocess.Popen([*COMMAND, "batch", str(path), "--out", str(out), "--no-denoise", "--vocoder", "codec", "--batch-size", "2", "-q"], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while not (out / "results.jsonl").exists() and process.poll() is None: time.sleep(.01)
+    said = out / "results.jsonl"
+    while not (said.exists() and said.stat().st_size) and process.poll() is None: time.sleep(.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL, process.stderr.read()
     for row in results(out): assert row["status"] == "done" and soundfile.info(out / row["file"]).duration == pytest.approx(row["duration"], abs=1e-3)

@@ -327,9 +327,10 @@ def test_interrupted_nothing_is_written(own, tmp_path):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True)
     try:
         until = time.monotonic() + 300
-        while process.poll() is None and not list(tmp_path.glob(".said-*/new/*.wav")):
+        while process.poll() is None and len(list(tmp_path.glob(".said-*/new/*.wav"))) < 2:
             assert time.monotonic() < until, "nothing was said in five minutes"
             time.sleep(.1)
+        time.sleep(.3) # a pool that is interrupted while it is handed a sentence hangs, in Python 3.10
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
     finally:

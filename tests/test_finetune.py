@@ -154,7 +154,8 @@ def test_killed_at_a_random_moment_it_ends_with_the_same_weights(tmp_path, setti
 def test_sigterm_keeps_what_was_learnt(tmp_path, settings):
     process = subprocess.Popen([sys.executable, "-m", "metavoice.cli", *command(tmp_path/"run", settings | dict(steps=100_000, save_steps=100_000))], cwd=ROOT, env=ENV)
     deadline = time.monotonic()+120
-    while not (tmp_path/"run"/"first"/"log.jsonl").exists() and time.monotonic() < deadline: time.sleep(.05)
+    log = tmp_path/"run"/"first"/"log.jsonl"
+    while not (log.exists() and '"loss"' in log.read_text()) and time.monotonic() < deadline: time.sleep(.05) # the first line is of before the first step
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128+signal.SIGTERM
     assert torch.load(tmp_path/"run"/"first"/"state.pt", weights_only=True)["step"] > 0

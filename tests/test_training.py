@@ -28,6 +28,11 @@ def script(folder, code):
     path.write_text("import json, os, sys, time, torch\nfrom torch import nn\nfrom torch.nn import functional as F\nfrom metavoice.training import *\n" + code)
     return path
 
+GOODBYE = """
+t.accelerator.end_training()
+os._exit(0) # gloo's threads may still run, and taking the interpreter down beside them has aborted once
+"""
+
 def launch(path, *arguments, processes=2):
     "Run a script by `accelerate launch`; its name for several processes is multi_gpu, on CPUs too (it then takes gloo)."
     return subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *(["--multi_gpu"] if processes > 1 else []), "--num_processes", str(processes), "--num_machines", "1",
@@ -89,7 +94,9 @@ def test_another_thread_stops_a_run_that_another_thread_runs(tmp_path):
     "As a widget does: neither is the main thread's, signals aren't touched."
     training = new_line(tmp_path, steps=10**9)
     thread = threading.Thread(target=training.run, args=(line,))
-    thread.start(); time.sleep(.3); training.stop(); thread.join(20)
+    thread.start()
+    while not training.step: time.sleep(.01)
+    training.stop(); thread.join(20)
     assert not thread.is_alive() and 0 < new_line(tmp_path, steps=10**9).step == training.step < 10**9
 
 def test_torchs_own_chance_is_left_alone(tmp_path):
@@ -136,8 +143,7 @@ def loss(t):
     return dict(loss=(t.model(x)-(3*x).sin()).square().mean(), tokens=len(x))
 t.run(loss, every=4)
 open(f'{sys.argv[1]}/rank{t.rank}.json', 'w').write(json.dumps([t.processes, t.model[0].weight.flatten().tolist()]))
-t.accelerator.end_training()
-""")
+""" + GOODBYE)
     for out,processes,accumulate in (("one", 1, 4), ("two", 2, 2)):
         done = launch(path, tmp_path/out, accumulate, processes=processes)
         assert done.returncode == 0, done.stderr[-2000:]
@@ -157,8 +163,7 @@ def loss(t):
     return dict(loss=(t.model(x)-2*x-1).square().mean())
 t.run(loss)
 open(f'{sys.argv[1]}/{sys.argv[3]}{t.rank}.json', 'w').write(json.dumps([t.step, seen, t.model.weight.item()]))
-t.accelerator.end_training()
-""")
+""" + GOODBYE)
     for out,stop,name in (("whole", -1, "all"), ("halves", 8, "first"), ("halves", -1, "rest")):
         done = launch(path, tmp_path/out, stop, name)
         assert done.returncode == 0, done.stderr[-2000:]
@@ -229,9 +234,7 @@ def loss(t):
 held = torch.arange(12)[None, None]
 def evaluate(t): return dict(held_out=float(t.measure(lambda: F.cross_entropy(logits(t, held)[0], held[0,0]*3 % 40))))
 t.run(loss, every=4, evaluate=evaluate, best='held_out')
-t.accelerator.end_training()
-os._exit(0) # gloo's threads may still run, and taking the interpreter down beside them has aborted once
-""")
+""" + GOODBYE)
     for how,steps in (("plain", 16), ("sharded", 8), ("sharded", 16)):
         done = launch(path, tmp_path/how, how, steps)
         assert done.returncode == 0, done.stderr[-3000:]

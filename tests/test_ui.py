@@ -131,7 +131,7 @@ def test_a_recorded_voice_and_a_stop(page):
     until(lambda: "drawn" in page.find(".mv-doing").text)
     next(b for b in page.all("button") if b.text == "Stop").click()
     until(lambda: any("Stopped." in n.text for n in page.all(".mv-said")), 20)
-    assert page.find(".mv-main").is_enabled()
+    until(lambda: page.find(".mv-main").is_enabled(), 20)
 
 def test_a_page_that_is_left_ends_its_process(served, page):
     import psutil
@@ -151,9 +151,10 @@ def test_it_fits_every_width_and_both_lights(page, dark):
     for width in (1280, 800, 390):
         page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=width, height=900, deviceScaleFactor=1, mobile=width < 500))
         time.sleep(.5)
-        wide = page.js("let e = document.querySelector('#rendered_cells'); return [e.scrollWidth - e.clientWidth, [...document.querySelectorAll('.mv button, .mv textarea, .mv select')]"
-                       ".filter(b => b.offsetParent && b.getBoundingClientRect().right > innerWidth).map(b => b.outerHTML.slice(0, 80))]")
-        assert wide[0] <= 0 and not wide[1], (width, wide)
+        wide = lambda: page.js("let e = document.querySelector('#rendered_cells'); return [Math.max(0, e.scrollWidth - e.clientWidth), [...document.querySelectorAll('.mv button, .mv textarea, .mv select')]"
+                               ".filter(b => b.offsetParent && b.getBoundingClientRect().right > innerWidth).map(b => b.outerHTML.slice(0, 80))]")
+        end = time.monotonic() + 10
+        while wide() != [0, []]: assert time.monotonic() < end, (width, wide())
     luminance = page.js("""
         const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(v => v/255).map(v => v <= .04045 ? v/12.92 : ((v+.055)/1.055)**2.4); return .2126*r + .7152*g + .0722*b };
         const behind = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)|transparent/.test(c)) return c } return 'rgb(255, 255, 255)' };
@@ -207,7 +208,7 @@ def test_a_voice_is_taught_stopped_gone_on_with_and_tried(ui, browser, tmp_path)
     number(".mv-length input", 100000)
     press("Train")
     until(lambda: len(page.all(".mv-past > button")) >= 2 and page.all(".mv-chart circle"), 300)
-    page.all(".mv-past > button")[0].click() # a sample is heard while it learns
+    until(lambda: page.all(".mv-past > button")[0].click() or True) # a sample is heard while it learns
     until(lambda: page.js(f"let a = document.querySelector('{SPOKEN} audio'); return a && a.duration > 0 && a.currentTime > 0"))
     page.driver.save_screenshot(str(tmp_path/"learning.png"))
     press("Stop")
