@@ -311,8 +311,8 @@ class Assembly:
     ):
         self.incoming, self.target, self.recent, self.gain = sample_rate, target, torch.zeros(0), None
         self.sample_rate = Denoiser.sample_rate if denoise else sample_rate # of what comes out
-        if denoise and denoise is not True: denoise = Denoiser(denoise.attenuation_limit, denoise.network) # with a stream of its own
-        self._enhance = EnhanceStream(Denoiser() if denoise is True else denoise, sample_rate) if denoise else None
+        own = Denoiser() if denoise is True else denoise and Denoiser(denoise.attenuation_limit, denoise.network) # with a stream of its own
+        self._enhance = EnhanceStream(own, sample_rate) if own else None
 
     def levelled(self,
         samples:Tensor,  # (time,)

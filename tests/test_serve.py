@@ -240,7 +240,7 @@ def test_full_house_deadline_and_hang_up(tts, tmp_path):
             parts = answer.iter_raw(); next(parts)
             busy = ask(http)
             refused(busy, 429, "no more can"); assert 1 <= int(busy.headers["retry-after"]) <= 60
-            assert wait(studio.engine.busy)
+            assert wait(lambda: studio.engine.busy()==1)
         assert wait(lambda: not studio.jobs and not studio.engine.waiting) # hung up: free again
         assert wait(lambda: b"metavoice_left_total 1.0" in http.get("/metrics").content)
         assert ask(http).status_code==200

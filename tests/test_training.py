@@ -95,7 +95,7 @@ def test_another_thread_stops_a_run_that_another_thread_runs(tmp_path):
     training = new_line(tmp_path, steps=10**9)
     thread = threading.Thread(target=training.run, args=(line,))
     thread.start()
-    while not training.step: time.sleep(.01)
+    while thread.is_alive() and not training.step: time.sleep(.01)
     training.stop(); thread.join(20)
     assert not thread.is_alive() and 0 < new_line(tmp_path, steps=10**9).step == training.step < 10**9
 
