@@ -202,7 +202,7 @@ PRETRAINING = """examples:
   metavoice pretrain --size tiny --steps 4         a dry run of everything
   metavoice synthesise "Hello." --model nano-run/bundle
 """
-STAGES = ('corpus','codec','tokeniser','first','second','decoder','mbd','bundle')
+STAGES = ('corpus','codec','tokeniser','first','second','listener','decoder','mbd','bundle')
 
 def add_pretrain(commands, parents):
     "The options of `metavoice pretrain`."

@@ -467,7 +467,7 @@ def train_codec_decoder(self:Finetune)->bool:
     def evaluate(t):
         def one(rows, i):
             sound = torch.nn.functional.pad(samples(i), (0, b.codec.hop))[None,:rows.shape[1]*b.codec.hop]
-            return float(sum(decoding_losses(b.codec, b.codec.latent(rows[None].long().to(t.device)), sound.to(t.device))))
+            return float(sum(decoding_losses(b.codec, b.codec.latent(rows[None].long().to(t.device)), sound.to(t.device)).values()))
         return dict(held_out=round(t.measure(lambda: sum(one(*o) for o in held)/len(held)), 4)) if held else {}
     train_decoder(b.codec, audio, codes, self.out/'decoder', self.recipe('decoder', rate=5e-4, schedule='cosine', warmup=.05), compile=c.compile, begun=lambda t: self.begun('decoder', t), every=c.log_steps,
                   evaluate=evaluate, evaluate_every=c.evaluate_steps, progress_bar=self.progress, best='held_out', told=self.tell('decoder'), at_start=True)

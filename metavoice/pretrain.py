@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .audio import Audio
+from .audio import Audio, log_mel
 from .bundle import load_bundle, write_bundle
 from .codec import NanoCodec, NanoCodecConfig
 from .core import MetaVoiceError, OptionError, TokenLayout, written_whole
@@ -24,13 +24,13 @@ from .gpt import GPT, GPTConfig
 from .mbd import MultiBandDiffusion, NoiseSchedule, UNetConfig, fit_latent, fit_processors, nano_unet, projected_bands, training_loss, untrained_mbd
 from .teacher import SPEAKERS, Corpus, make_corpus, make_plan
 from .tokeniser import Tokeniser
-from .training import ByLength, Recipe, Speakers, Spoken, Training, collate_first, collate_second, decoding_losses, first_stage_loss, native_bf16, second_stage_loss, to_device, train_decoder, word_spans
+from .training import ByLength, Recipe, Speakers, Spoken, Training, at_true_pitch, collate_first, collate_second, first_stage_loss, native_bf16, own_chance, second_stage_loss, spectral_distance, to_device, train_decoder, with_own_draws, word_spans
 
 # %% auto #0
 __all__ = ['SIZES', 'STAGES', 'SHARES', 'NANO_DEFAULTS', 'NANO_LICENCES', 'LETTERS', 'learning_curves', 'CodebookLearner',
-           'Crops', 'CodecLearner', 'train_codec', 'encode_corpus', 'embed_voices', 'begin_stage', 'train_first',
-           'train_second', 'guessed_codes', 'shallow_mbd', 'fit_mbd', 'train_mbd', 'save_spoken', 'load_spoken', 'Size',
-           'Pretraining', 'trained']
+           'Crops', 'CodecLearner', 'train_codec', 'PhoneListener', 'train_listener', 'encode_corpus', 'embed_voices',
+           'begin_stage', 'train_first', 'train_second', 'guessed_codes', 'shallow_mbd', 'fit_mbd', 'train_mbd',
+           'save_spoken', 'load_spoken', 'Size', 'Pretraining', 'trained']
 
 # %% ../nbs/15_pretrain.ipynb #8a829a3d
 def learning_curves(
@@ -167,10 +167,64 @@ def train_codec(
             first, used = (latent+(q-latent).detach() for q in (quantised[0], quantised[depth-1]))
         read = reader(first.transpose(1,2)).flatten(0,1)
         unsure = F.cross_entropy(read, said.flatten())
-        with t.mixed(): distance, pitch, _ = decoding_losses(codec, used, x, t.rng, heard_again=False)
+        with t.mixed():
+            made, pitch = at_true_pitch(codec, used, x, t.rng)
+            distance = spectral_distance(made, x, codec.sample_rate)
         return dict(loss=distance + pitch + .1*commit + phones*unsure, distance=distance.detach(), pitch=pitch.detach(), commit=commit.detach(), unsure=unsure.detach(),
                     phones=(read.argmax(-1)==said.flatten()).float().mean())
     return training.run(loss, **run).codec.eval()
+
+# %% ../nbs/15_pretrain.ipynb #1eb71c2d
+class PhoneListener(nn.Module):
+    "Tells every ten milliseconds which phone is said: convolutions over log-mel spectrograms whose mean is taken away."
+    sample_rate, hop = 24_000, 240
+
+    def __init__(self,
+        phones:int,     # how many there are
+        width:int=192   # channels
+    ):
+        super().__init__()
+        self.bands = nn.Conv1d(64, width, 5, padding=2)
+        self.convolutions = nn.ModuleList([nn.Conv1d(width, width, 3, padding=d, dilation=d) for d in (1,2,4,1,2,4)])
+        self.norms = nn.ModuleList([nn.GroupNorm(1, width) for _ in self.convolutions])
+        self.out = nn.Conv1d(width, phones, 1)
+
+    def forward(self,
+        x:Tensor # (batch, time)
+    )->tuple: # logits (batch, phones, frames); what each layer makes of it, a list of (batch, width, frames)
+        "What is heard, and what led to it."
+        mel = log_mel(x, self.sample_rate, 640, self.hop, 64, centre=False).clamp(min=-7)
+        h, layers = self.bands((mel-mel.mean(-1, keepdim=True))/2), []
+        for convolution,norm in zip(self.convolutions, self.norms): layers.append(h := h + convolution(F.gelu(norm(h))))
+        return self.out(F.gelu(h)), layers
+
+    def difference(self,
+        x:Tensor, # (batch, time)
+        y:Tensor  # (batch, time), the recordings
+    )->Tensor:
+        "How differently two sounds are heard: the divergence between what it believes to hear, plus the mean difference of its layers as a share of the recordings' mean."
+        with torch.no_grad(): wanted, like = self(y)
+        found, layers = self(x)
+        beliefs = F.kl_div(found.log_softmax(1), wanted.log_softmax(1), log_target=True, reduction='none').sum(1).mean()
+        return beliefs + sum((a-b).abs().mean()/b.abs().mean() for a,b in zip(layers, like))/len(layers)
+
+def train_listener(
+    listener:PhoneListener,
+    corpus:Corpus,
+    out:str|Path,       # the run's folder
+    recipe:Recipe=Recipe(rate=2e-3, minutes=5),
+    batch:int=16,       # crops a step
+    seconds:float=1.5,  # length of a crop
+    **run
+):
+    "Train a listener on a corpus whose phones are known; gives it back trained."
+    crops, training = Crops(corpus, listener, seconds), Training(listener, out, recipe)
+    def loss(t):
+        x, said = crops(batch, t)
+        heard, _ = listener(x)
+        unsure = F.cross_entropy(heard, said)
+        return dict(loss=unsure, right=(heard.argmax(1)==said).float().mean())
+    return training.run(loss, **run).eval()
 
 # %% ../nbs/15_pretrain.ipynb #c6e654db
 @torch.inference_mode()
@@ -233,6 +287,8 @@ def train_first(
     tokens:int=8192,            # in a batch
     guide_until:float=.5,       # share of the time after which attention is free
     drop_speaker:float=.1,      # share of rows without speaker, which trains guidance's unconditional branch
+    own:float=.25,              # share of the audio tokens seen that are the model's own draws
+    corrupt:float=.03,          # share of them that are anything
     compile:bool=True,
     **run
 ):
@@ -244,12 +300,17 @@ def train_first(
     def loss(t):
         batch, weight = batches(), max(0., 1-t.progress/guide_until)
         who = speakers(batch, t.rng)*(torch.rand(len(batch),1, generator=t.rng) >= drop_speaker)
-        ids, targets, guide, who = to_device(t.device, *collate_first(batch, layout, t.rng), who)
-        with t.mixed(): parts = first_stage_loss(model, ids, targets, guide if weight else None, who, layout)
+        ids, targets, guide, who = to_device(t.device, *collate_first(batch, layout, t.rng, corrupt=corrupt), who)
+        with t.mixed():
+            if own: ids = with_own_draws(model, ids, targets, who, layout, own)
+            parts = first_stage_loss(model, ids, targets, guide if weight else None, who, layout)
         return dict(loss=parts['audio']+.3*weight*parts['guide']) | {k: v.detach() for k,v in parts.items()}
     def evaluate(t):
         model.eval()
-        with torch.no_grad(), t.mixed(): parts = first_stage_loss(model, *unseen, layout)
+        ids, targets, _, who = unseen
+        with torch.no_grad(), t.mixed(), own_chance(0):
+            parts = first_stage_loss(model, *unseen, layout)
+            if own: parts['own_1'] = first_stage_loss(model, with_own_draws(model, ids, targets, who, layout, own), targets, None, who, layout)['codebook_1']
         model.train()
         return {f'held_out_{k}': round(float(v),4) for k,v in parts.items()}
     model.train()
@@ -386,10 +447,10 @@ SIZES = dict(
     tiny=Size(NanoCodecConfig(width=32, hidden=64, encoder_blocks=2, decoder_blocks=2, latent_dim=16, codebook_size=64, window=9),
               dict(n_layer=2, n_head=2, n_embd=48, block_size=512, swiglu_multiple_of=16), dict(n_layer=2, n_head=2, n_embd=48, block_size=320, swiglu_multiple_of=16),
               UNetConfig(latent_dim=16, hidden=8, depth=2, growth=2., kernel=24, stride=12), 300, 1000, 4, False, False))
-STAGES = ('corpus', 'codec', 'tokeniser', 'first', 'second', 'decoder', 'mbd', 'bundle')
-SHARES = dict(codec=.14, first=.5, second=.2, decoder=.09, mbd=.07) # of the time
+STAGES = ('corpus', 'codec', 'tokeniser', 'first', 'second', 'listener', 'decoder', 'mbd', 'bundle')
+SHARES = dict(codec=.12, first=.46, second=.1, listener=.03, decoder=.22, mbd=.07) # of the time
 NANO_DEFAULTS = dict(guidance=1., prompt_guidance=2., temperature=.6, top_p=.9, top_k=None, constrain=True, piece_tokens=34,
-                     second=dict(temperature=.7, top_k=50, padded=False), mbd=dict(steps=4, start=299), vocoder='codec', loudness=-23.)
+                     second=dict(temperature=0., padded=False), mbd=dict(steps=4, start=299), vocoder='codec', loudness=-23.)
 NANO_LICENCES = dict(tokeniser='Apache-2.0', first='Apache-2.0', second='Apache-2.0', codec='Apache-2.0', mbd='Apache-2.0',
                      speaker_encoder='Apache-2.0, Resemble AI, resemblyzer 0.1.4')
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,?!'-:;" # what a tokeniser has to spell, whatever the corpus
@@ -507,13 +568,20 @@ class Pretraining:
         train_second(self.new_second(), self.seen, self.held_out, self.speakers, self.out/'second', self.recipe('second', 3e-3, weight_decay=.02, muon=True),
                      layout=self.layout, tokens=self.size.tokens, compile=self.size.compile, **self.bar)
 
+    @cached_property
+    def phones(self): return len(self.corpus.phones)
+
+    def make_listener(self):
+        if self.phones > 1: train_listener(PhoneListener(self.phones), self.corpus, self.out/'listener', self.recipe('listener', 2e-3), self.size.crops, **self.bar)
+
     def make_decoder(self):
+        listener = trained(PhoneListener(self.phones), self.needed('listener/state.pt')).requires_grad_(False) if self.phones > 1 else None
         second = trained(self.new_second(), self.needed('second/state.pt'))
         fitting = [u for u in self.data if u.codes.shape[1]+len(u.text) <= second.config.block_size][:8000]
         half, codes = fitting[::2], [None]*len(self.corpus)
         for u in fitting: codes[u.index] = u.codes
-        for u,guessed in zip(half, guessed_codes(second, half, self.speakers, self.layout, progress=self.progress, temperature=.7, top_k=50)): codes[u.index] = guessed
-        train_decoder(self.codec, self.corpus.audio, codes, self.out/'decoder', self.recipe('decoder', 3e-4), self.size.crops, compile=self.size.compile, **self.bar)
+        for u,guessed in zip(half, guessed_codes(second, half, self.speakers, self.layout, progress=self.progress, temperature=0.)): codes[u.index] = guessed
+        train_decoder(self.codec, self.corpus.audio, codes, self.out/'decoder', self.recipe('decoder', 1e-3), self.size.crops, compile=self.size.compile, listener=listener, **self.bar)
 
     def make_mbd(self):
         mbd = self.new_mbd()

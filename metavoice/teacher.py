@@ -258,11 +258,16 @@ class Corpus:
         "Who speaks, in order of name."
         return sorted({u.voice for u in self.utterances})
 
+    @property
+    def phones(self)->list:
+        "What their names are, the pause first."
+        return ['pau', *sorted({p for u in self.utterances for p,_ in u.phones}-{'pau'})]
+
     def phone_labels(self,
         grid:int=120 # samples a label: 5 ms
     )->tuple: # names of the phones, the pause first; (labels,) uint8 over all samples
         "Which phone is said when, in the whole corpus."
-        names = ['pau', *sorted({p for u in self.utterances for p,_ in u.phones}-{'pau'})]
+        names = self.phones
         index, labels = {p: i for i,p in enumerate(names)}, np.zeros(len(self.samples)//grid+2, np.uint8)
         for u in self.utterances:
             begin = 0.

@@ -25,8 +25,8 @@ __all__ = ['SCHEDULES', 'RESOLUTIONS', 'Recipe', 'native_bf16', 'orthogonalised'
            'own_chance', 'chance_now', 'make_accelerator', 'Training', 'learnt', 'unsharded', 'optimizer_states',
            'wrap', 'measure', 'save', 'take_weights', 'load', 'signals', 'saved_at_last', 'agree', 'take_in', 'means',
            'of_first', 'note', 'run', 'Spoken', 'word_spans', 'collate_first', 'guidance_to_text', 'first_stage_loss',
-           'collate_second', 'second_stage_loss', 'ByLength', 'Speakers', 'to_device', 'spectral_distance',
-           'latent_error', 'decoding_losses', 'train_decoder']
+           'with_own_draws', 'collate_second', 'second_stage_loss', 'ByLength', 'Speakers', 'to_device',
+           'spectral_distance', 'latent_error', 'at_true_pitch', 'decoding_losses', 'train_decoder']
 
 # %% ../nbs/13c_training.ipynb #1be545e1
 SCHEDULES = ('cosine', 'constant')
@@ -514,6 +514,29 @@ def first_stage_loss(
     right = dict(accuracy=(logits.argmax(-1)==wanted)[audio].float().mean()) if accuracy else {}
     return dict(audio=losses.mean(), codebook_1=losses[first].mean().detach(), codebook_2=losses[audio & ~first].mean().detach(), guide=following) | right
 
+# %% ../nbs/13c_training.ipynb #6901af8d
+@torch.no_grad()
+def with_own_draws(
+    model,              # a `GPT`, the first stage
+    ids, targets,       # from `collate_first`
+    speaker:Tensor,     # (batch, 256)
+    layout:TokenLayout,
+    share:float=.25,    # of the audio tokens, on average; each row has a share of its own, up to twice as large
+    temperature:float=.9
+)->Tensor: # ids, with some of the audio tokens as the model draws them (by torch's own chance)
+    "What the first stage sees, partly of its own making."
+    x, drawn, size = model.embed(ids, speaker), targets.clone(), layout.codebook_size
+    for block in model.transformer.h: x = block(x)
+    for start in (0, size):
+        at = (targets>=start) & (targets<start+size)
+        logits = F.linear(model.transformer.ln_f(x[at]), model.lm_heads[0].weight[start:start+size])
+        drawn[at] = start + torch.multinomial((logits.float()/temperature).softmax(-1), 1)[:,0]
+    shares = 2*share*torch.rand(len(ids), 1, device=ids.device)
+    own = (targets>=0) & (targets<layout.end_of_audio) & (torch.rand(targets.shape, device=ids.device) < shares)
+    mixed = ids.clone()
+    mixed[:,0,1:] = torch.where(own, drawn, ids[:,0].roll(-1, 1))[:,:-1] # what comes next at one place is seen at the next one
+    return mixed
+
 # %% ../nbs/13c_training.ipynb #9d5dbd6f
 def collate_second(
     batch:list,          # of `Spoken`
@@ -607,14 +630,13 @@ def latent_error(
     return (codec.analyse(x)-wanted).abs().mean()/wanted.abs().mean()
 
 # %% ../nbs/13c_training.ipynb #c6f91b08
-def decoding_losses(
+def at_true_pitch(
     codec,           # a `NanoCodec`
     latent:Tensor,   # (batch, latent_dim, frames)
     x:Tensor,        # (batch, frames·hop), the recordings
-    rng:torch.Generator|None=None, # lets each begin somewhere in a period, beside noise of torch's own chance; the same each time if None
-    heard_again:bool=True # let the codec's encoder listen, too; it mustn't be learning then
-)->tuple: # spectral distance; error of the pitch in octaves; half the share of the latent that the encoder hears otherwise, 0 if it doesn't listen
-    "How far what a codec decodes is from the recordings, at their pitch; how far from that pitch its own is; and how differently both sound to the codec's own encoder."
+    rng:torch.Generator|None=None # lets each begin somewhere in a period, beside noise of torch's own chance; the same each time if None
+)->tuple: # (batch, frames·hop); error of the codec's own pitch in octaves
+    "What a codec decodes, but at the pitch of the recordings."
     pitch, voice, breath = codec.describe(latent)
     heard, voiced = pitch_track(x, codec.sample_rate, codec.hop//2)
     at, known = np.arange(heard.shape[1]), voiced.cpu().numpy()
@@ -622,7 +644,18 @@ def decoding_losses(
     made = codec.sound(true, voice, breath, torch.rand(len(x), 1, generator=rng).to(pitch) if rng else None, None if rng else 0)
     weight = .1 + .9*voiced
     off = ((pitch-true).abs()*weight).sum()/weight.sum()
-    return spectral_distance(made, x, codec.sample_rate), off, latent_error(codec, made, x)/2 if heard_again else torch.zeros_like(off)
+    return made, off
+
+def decoding_losses(
+    codec,           # a `NanoCodec`; its encoder mustn't be learning
+    latent:Tensor,   # (batch, latent_dim, frames)
+    x:Tensor,        # (batch, frames·hop), the recordings
+    rng:torch.Generator|None=None, # as in `at_true_pitch`
+    listener=None    # another network, whose `difference` says how differently it hears two sounds
+)->dict: # distance, pitch, latent and, with a listener, heard
+    "How far what a codec decodes is from the recordings, how far off its pitch, and how differently both sound to the codec's own encoder and to a listener: to be added."
+    made, off = at_true_pitch(codec, latent, x, rng)
+    return dict(distance=spectral_distance(made, x, codec.sample_rate), pitch=off, latent=latent_error(codec, made, x)/2) | (dict(heard=listener.difference(made, x)/2) if listener else {})
 
 # %% ../nbs/13c_training.ipynb #4b74348d
 def train_decoder(
@@ -635,6 +668,7 @@ def train_decoder(
     seconds:float=1.,     # length of a crop
     compile:bool=True,
     begun=None,           # called with the `Training`
+    listener=None,        # of `decoding_losses`
     **run
 ):
     "Let the decoder learn on; gives the codec back. Raises `OptionError` where no utterance is long enough."
@@ -653,6 +687,6 @@ def train_decoder(
         return rows[:,at:at+frames], F.pad(sound, (0,codec.hop))[at*codec.hop:(at+frames)*codec.hop]
     def loss(t):
         rows, x = (torch.stack(o).to(t.device) for o in zip(*[crop(t) for _ in range(batch)]))
-        with t.mixed(): distance, pitch, latent = decoding_losses(codec, codec.latent(rows), x, t.rng)
-        return dict(loss=distance+pitch+latent, distance=distance.detach(), pitch=pitch.detach(), latent=latent.detach())
+        with t.mixed(): parts = decoding_losses(codec, codec.latent(rows), x, t.rng, listener)
+        return dict(loss=sum(parts.values())) | {k: v.detach() for k,v in parts.items()}
     return training.run(loss, **run).requires_grad_(True).eval()
