@@ -580,7 +580,7 @@ class Pretraining:
         fitting = [u for u in self.data if u.codes.shape[1]+len(u.text) <= second.config.block_size][:8000]
         half, codes = fitting[::2], [None]*len(self.corpus)
         for u in fitting: codes[u.index] = u.codes
-        for u,guessed in zip(half, guessed_codes(second, half, self.speakers, self.layout, progress=self.progress, temperature=0.)): codes[u.index] = guessed
+        for u,guessed in zip(half, guessed_codes(second, half, self.speakers, self.layout, progress=self.progress, temperature=NANO_DEFAULTS['second']['temperature'])): codes[u.index] = guessed
         train_decoder(self.codec, self.corpus.audio, codes, self.out/'decoder', self.recipe('decoder', 1e-3), self.size.crops, compile=self.size.compile, listener=listener, **self.bar)
 
     def make_mbd(self):

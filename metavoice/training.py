@@ -534,7 +534,7 @@ def with_own_draws(
     shares = 2*share*torch.rand(len(ids), 1, device=ids.device)
     own = (targets>=0) & (targets<layout.end_of_audio) & (torch.rand(targets.shape, device=ids.device) < shares)
     mixed = ids.clone()
-    mixed[:,0,1:] = torch.where(own, drawn, ids[:,0].roll(-1, 1))[:,:-1] # what comes next at one place is seen at the next one
+    mixed[:,0,1:] = torch.where(own[:,:-1], drawn[:,:-1], ids[:,0,1:]) # what comes next at one place is seen at the next one
     return mixed
 
 # %% ../nbs/13c_training.ipynb #9d5dbd6f
