@@ -16,7 +16,7 @@ from .gpt import GPT, GPTConfig, take_state, without_memory
 from .mbd import UNetConfig, denoise, draw_noise, untrained_mbd
 from .quantise import HALF, half_pays, quantise, what_is_lost
 from .sampling import Request, Rows, generate, generate_stream
-from .tts import TTS, drawing_options, prompt_of
+from .tts import TTS, drawing_options, of_tokens, prompt_of
 
 # %% auto #0
 __all__ = ['LAYOUT', 'TEXT', 'LOADING', 'BOOK', 'PARTS', 'OF_NANO', 'Figure', 'number', 'one_line', 'table', 'now', 'fastest',
@@ -229,7 +229,7 @@ def spoken_ids(
 )->tuple: # (1, 1, time) a text's tokens and the codes that were made of it; (1, 256) the speaker
     "What the first stage sees at the end of its work."
     piece, = tts.pieces([text], seed=0)
-    made, = generate(tts.bundle.first, [prompt_of(tts.bundle, piece)], piece.voice.embedding[None], layout=tts.bundle.layout, seeds=[0], max_new_tokens=300, **drawing_options(tts.bundle))
+    made, = generate(tts.bundle.first, [prompt_of(tts.bundle, piece)], piece.voice.embedding[None], layout=tts.bundle.layout, seeds=[0], max_new_tokens=300, **of_tokens(drawing_options(tts.bundle)))
     return made.ids[None,None], piece.voice.embedding[None]
 
 def quantised(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .codec import NanoCodec, NanoCodecConfig
 from .core import BundleError, OptionError, OutputError, TokenLayout, content_key, download, pick_device, pick_dtype
 from .gpt import GPT, GPTConfig, load_gpt, strip_prefix, take_state, without_memory
+from .listener import Listener, ListenerConfig
 from .mbd import MultiBandDiffusion, UNetConfig, fit_processors, read_inertly, read_released_mbd, untrained_mbd
 from .quantise import HALF, check_method, give_back, half_pays, is_whole, own_head, quantised_unit, unit_of
 from .speaker_encoder import SpeakerEncoder
@@ -26,9 +27,9 @@ __all__ = ['RELEASE', 'ENCODEC', 'MBD', 'RELEASES', 'RELEASE_LICENCES', 'DEFAULT
            'reference', 'released_manifest', 'reading', 'check_manifest', 'read_manifest', 'mapped', 'each_weight',
            'read_weights', 'Place', 'find_bundle', 'hub_manifest', 'weights_key', 'with_base', 'read_adapter', 'added',
            'released_config', 'check_stage', 'read_tokeniser', 'read_stage', 'read_speaker_encoder', 'read_codec',
-           'read_mbd', 'Bundle', 'is_large', 'load_bundle', 'stored', 'foreign_files', 'folder_whole', 'describe_part',
-           'copy_voices', 'write_random', 'write_bundle', 'save', 'random_parts', 'random_bundle', 'count_numbers',
-           'info']
+           'read_listener', 'read_mbd', 'Bundle', 'is_large', 'load_bundle', 'stored', 'foreign_files', 'folder_whole',
+           'describe_part', 'copy_voices', 'write_random', 'write_bundle', 'save', 'random_parts', 'random_bundle',
+           'count_numbers', 'info']
 
 # %% ../nbs/11_bundle.ipynb #692505aa
 RELEASE, ENCODEC, MBD = 'metavoiceio/metavoice-1B-v0.1', 'facebook/encodec_24khz', 'facebook/multiband-diffusion'
@@ -41,14 +42,15 @@ RELEASE_LICENCES = dict(tokeniser='Apache-2.0', first='Apache-2.0', second='Apac
                         codec='EnCodec: code MIT; weights not for commercial use without asking (CC-BY-NC 4.0 in audiocraft)', mbd='CC-BY-NC 4.0: not for commercial use')
 DEFAULTS = dict(guidance=3., temperature=1., top_p=.95, top_k=None, constrain=False, # of the first stage
                 second=dict(temperature=1., top_k=200), vocoder='mbd',               # vocoder: mbd or codec
-                loudness=-14.)                                                      # LUFS, before the denoiser
+                takes=1,                                                            # of a piece, of which the clearest is kept
+                loudness=-14., attenuation_limit=100.)                              # LUFS before the denoiser; dB that it may take off what is noise
 
 # %% ../nbs/11_bundle.ipynb #9c4cedbf
 FORMAT = 1 # of bundle.json
 FILES = dict(tokeniser='tokeniser.json', first='first_stage.safetensors', second='second_stage.safetensors', codec='codec.safetensors',
-             speaker_encoder='speaker_encoder.safetensors', mbd='mbd.safetensors') # part → its file in our own layout
+             speaker_encoder='speaker_encoder.safetensors', mbd='mbd.safetensors', listener='listener.safetensors') # part → its file in our own layout
 KINDS = dict(tokeniser=('json','released'), first=('gpt','released','lora'), second=('gpt','released'), codec=('nano','encodec'),
-             speaker_encoder=('ge2e','released'), mbd=('mbd','released')) # part → how it can be stored
+             speaker_encoder=('ge2e','released'), mbd=('mbd','released'), listener=('ctc',)) # part → how it can be stored
 
 def reference(
     repo:str,                # one of `RELEASES`
@@ -332,6 +334,12 @@ def read_codec(path:Path, entry:dict, device:torch.device):
         with without_memory(): codec = NanoCodec(NanoCodecConfig(**entry['config']))
         return take_state(codec, read_weights(path, torch.float32, device), str(path))
 
+def read_listener(path:Path, entry:dict, device:torch.device)->Listener:
+    "What judges what was said."
+    with reading(path):
+        with without_memory(): listener = Listener(ListenerConfig(**entry['config']))
+        return take_state(listener, read_weights(path, torch.float32, device), str(path))
+
 def read_mbd(path:Path, entry:dict, device:torch.device)->MultiBandDiffusion:
     "Multi-band diffusion."
     with reading(path):
@@ -368,7 +376,7 @@ class Bundle:
     def place_of(self, part:str)->tuple: # entry in the manifest, Place, name of the file
         "Where a part is; raises `BundleError` for one that the bundle hasn't."
         if part not in self.parts:
-            raise BundleError(f"model {self.name!r} has no {part}; it has {', '.join(self.parts)}" + "; use vocoder 'codec'"*(part=='mbd'))
+            raise BundleError(f"model {self.name!r} has no {part}; it has {', '.join(self.parts)}" + dict(mbd="; use vocoder 'codec'", listener="; use takes 1").get(part, ''))
         entry = self.manifest['parts'][part]
         place, file = self.homes.get(part, self.place), entry.get('file', FILES[part])
         if entry['kind']=='encodec':
@@ -402,6 +410,8 @@ class Bundle:
     def speaker_encoder(self)->SpeakerEncoder: return read_speaker_encoder(*self.find('speaker_encoder'), self.device)
     @cached_property
     def mbd(self)->MultiBandDiffusion: return read_mbd(*self.find('mbd'), self.device)
+    @cached_property
+    def listener(self)->Listener: return read_listener(*self.find('listener'), self.device)
 
     @property
     def voices(self)->dict: return {name: self.place.find(voice['file']) for name,voice in self.manifest['voices'].items()} # name → path of a reference
@@ -489,11 +499,11 @@ def describe_part(
 )->dict: # an entry for the manifest
     "The entry of a part; raises `OptionError` for what can't be stored."
     if isinstance(thing, dict): return thing
-    kinds = {Tokeniser: 'json', GPT: 'gpt', NanoCodec: 'nano', SpeakerEncoder: 'ge2e', MultiBandDiffusion: 'mbd'}
+    kinds = {Tokeniser: 'json', GPT: 'gpt', NanoCodec: 'nano', SpeakerEncoder: 'ge2e', MultiBandDiffusion: 'mbd', Listener: 'ctc'}
     kind = next((name for cls,name in kinds.items() if isinstance(thing, cls)), None)
     if part=='codec' and type(thing).__name__=='EnCodec': return reference(ENCODEC, 'encodec')
     if kind not in KINDS[part]: raise OptionError(f"a {type(thing).__name__} can't be the {part} of a model")
-    config = thing.config() if kind=='mbd' else asdict(thing.config) if kind in ('gpt','nano') else None
+    config = thing.config() if kind=='mbd' else asdict(thing.config) if kind in ('gpt','nano','ctc') else None
     return dict(kind=kind, file=FILES[part]) | (dict(config=config) if config else {})
 
 # %% ../nbs/11_bundle.ipynb #a9e829de
@@ -546,6 +556,7 @@ def write_bundle(
     codec,                        # a NanoCodec; EnCodec, or a manifest's entry, is written as a reference
     speaker_encoder:SpeakerEncoder,
     mbd:MultiBandDiffusion|dict|None=None, # None: the model has none
+    listener:Listener|None=None,  # likewise
     defaults:dict|None=None,      # of synthesis, over `DEFAULTS`
     voices:dict|None=None,        # name → (file with speech or an embedding, where it is from)
     minimum_reference:float=30.,  # seconds of speech that a voice needs
@@ -555,12 +566,13 @@ def write_bundle(
 )->Path:
     "Write a model in our own layout, as a whole or not at all; raises `BundleError` or `OutputError`."
     from safetensors.torch import save_file
-    parts = dict(tokeniser=tokeniser, first=first, second=second, codec=codec, speaker_encoder=speaker_encoder, mbd=mbd)
+    parts = dict(tokeniser=tokeniser, first=first, second=second, codec=codec, speaker_encoder=speaker_encoder, mbd=mbd, listener=listener)
     parts, licences = {k: v for k,v in parts.items() if v is not None}, licences or {}
     layout = TokenLayout(getattr(codec, 'codebook_size', 1024), len(tokeniser.mergeable_ranks))
     for part in ('first','second'): check_stage(parts[part].config, part, layout)
     number, defaults = pick_dtype(torch.device('cpu'), dtype), DEFAULTS | (defaults or {})
     if mbd is None: defaults['vocoder'] = 'codec'
+    if listener is None: defaults['takes'] = 1
     try:
         with folder_whole(path) as folder:
             manifest = dict(format=FORMAT, name=name, minimum_reference=minimum_reference, defaults=defaults, layout=asdict(layout),

@@ -82,10 +82,11 @@ def add_speaking(
     command.add_argument('--top-p', type=number(.001, 1), metavar='P', help="share of the probability to draw from, up to 1 (default: the model's)")
     command.add_argument('--guidance', type=number(1, 20), metavar='G', help="how strongly to keep to the voice, 1 is not at all (default: the model's)")
     command.add_argument('--temperature', type=number(0, 10), metavar='T', help="how freely to draw, 0 takes the likeliest (default: the model's)")
+    command.add_argument('--takes', type=number(1, 16, int), metavar='N', help="how often to say each piece of text, the clearest is kept; not for chunks of a stream (default: the model's)")
     command.add_argument('--vocoder', choices=('mbd','codec'), help="multi-band diffusion, or the codec's own decoder, which is faster (default: the model's)")
     command.add_argument('--steps', type=number(1, 999, int), metavar='N', help="of multi-band diffusion: fewer are faster and less faithful (default: the model's)")
     command.add_argument('--no-denoise', dest='denoise', action='store_false', help="leave out DeepFilterNet3, and stay at the codec's 24 kHz")
-    command.add_argument('--batch-size', type=number(1, 1024, int), default=16, metavar='N', help="pieces of text to speak side by side (default: %(default)s)")
+    command.add_argument('--batch-size', type=number(1, 1024, int), default=16, metavar='N', help="takes to speak side by side (default: %(default)s)")
     command.add_argument('--device', metavar='NAME', help="cpu, cuda, cuda:N or mps (default: the best there is)")
     command.add_argument('--dtype', choices=DTYPES, help="number format of both stages (default: what suits the device)")
     command.add_argument('--quantise', choices=('int8','int4'), help="weights of the first stage in 8 or 4 bits: smaller and faster with a large model, a little worse; needs pip install \"metavoice[quantise]\"")
@@ -180,7 +181,7 @@ def add_evaluate(commands, parents):
     measure.add_argument('--recogniser', default='sphinx', metavar='NAME', help="sphinx (default, offline), whisper:NAME with a folder or a name on the Hub, or none")
     measure.add_argument('--no-mos', dest='mos', action='store_false', help="leave out DNSMOS")
     measure.add_argument('--no-denoise', dest='denoise', action='store_false', help="speak without DeepFilterNet3")
-    for name,kind in dict(temperature=number(0, 10), guidance=number(1, 20), prompt_guidance=number(1, 20), top_p=number(.001, 1), top_k=number(1, 10**9, int)).items():
+    for name,kind in dict(temperature=number(0, 10), guidance=number(1, 20), prompt_guidance=number(1, 20), top_p=number(.001, 1), top_k=number(1, 10**9, int), takes=number(1, 16, int)).items():
         measure.add_argument(f"--{name.replace('_','-')}", type=kind, metavar='X', help="as in synthesis (default: the model's)")
     measure.add_argument('--vocoder', choices=('mbd','codec'), help="as in synthesis (default: the model's)")
     measure.add_argument('--grid', type=setting_values, action='append', metavar='NAME=V,V', help="compare settings: every combination of the values is evaluated; may be given again")
@@ -382,7 +383,7 @@ def synthesise(
     from metavoice.corpora import read_aloud
     from metavoice.tts import TTS
     tts, timings = TTS.from_pretrained(args.model, device=args.device, dtype=args.dtype, quantise=args.quantise, compile=args.compile), {}
-    options = dict(guidance=args.guidance, top_p=args.top_p, temperature=args.temperature, seed=args.seed, vocoder=args.vocoder, steps=args.steps, denoise=args.denoise, timings=timings)
+    options = dict(guidance=args.guidance, top_p=args.top_p, temperature=args.temperature, takes=args.takes, seed=args.seed, vocoder=args.vocoder, steps=args.steps, denoise=args.denoise, timings=timings)
     if args.stream: return stream(args, tts, text, output, options)
     if args.resume: args.interrupted = "what is finished is kept; ask for the same again to go on"
     with Progress(args.quiet) as progress:
@@ -495,7 +496,7 @@ def batch(
     tts = TTS.from_pretrained(args.model, **how)
     with Progress(args.quiet) as progress:
         done = run_batch(tts, args.manifest, args.out, format=args.format, voice=args.voice, seed=args.seed, guidance=args.guidance, top_p=args.top_p,
-                         temperature=args.temperature, vocoder=args.vocoder, steps=args.steps, denoise=args.denoise, batch_size=args.batch_size, speak=speak, progress=progress)
+                         temperature=args.temperature, takes=args.takes, vocoder=args.vocoder, steps=args.steps, denoise=args.denoise, batch_size=args.batch_size, speak=speak, progress=progress)
     if not args.quiet: report(batch_report(done, args.out))
     failed = done['failed']
     for row in failed[:20]: print(f"metavoice: {row['id']}: {one_line(row['error'])}", file=sys.stderr)
@@ -673,7 +674,7 @@ def evaluate(
     "The command `evaluate`; raises what `evaluate.evaluate` raises, and `OutputError`."
     kept = check_output(args.json, ('json',)) if args.json else None
     drawn = check_output(args.plot, ('png','svg','pdf')) if args.plot else None
-    settings, compared = {k: getattr(args, k) for k in ('temperature','guidance','prompt_guidance','top_p','top_k','vocoder') if getattr(args, k) is not None}, dict(args.grid or [])
+    settings, compared = {k: getattr(args, k) for k in ('temperature','guidance','prompt_guidance','top_p','top_k','takes','vocoder') if getattr(args, k) is not None}, dict(args.grid or [])
     if compared and args.out: raise OptionError("--out keeps one evaluation; it can't be had with --grid")
     if len(compared) < len(args.grid or []): raise OptionError("--grid has one setting twice; give all its values at once")
     from metavoice import evaluate as measures

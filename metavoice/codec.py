@@ -100,13 +100,14 @@ class ResidualQuantiser(nn.Module):
 class NanoCodecConfig:
     "Numbers of a `NanoCodec`."
     sample_rate: int = 24_000
-    n_fft: int = 1280       # samples in a window
+    n_fft: int = 1280       # samples in a window that is heard
     hop: int = 640          # samples a frame: 37.5 frames a second
     n_mels: int = 100
     width: int = 256        # channels of a block
     hidden: int = 768       # channels inside a block
     encoder_blocks: int = 6
     decoder_blocks: int = 8 # half before, half after the frame rate is doubled
+    finest_blocks: int = 0  # after it is doubled once more, which halves the windows of the sound; 0: it isn't
     latent_dim: int = 64
     n_codebooks: int = 8
     codebook_size: int = 1024
@@ -192,13 +193,18 @@ class NanoCodec(nn.Module):
         half = c.decoder_blocks//2
         self.from_latent, self.decoder_slow = nn.Linear(c.latent_dim, c.width), blocks(half, c.decoder_blocks)
         self.unfold, self.decoder_fast = nn.Linear(c.width, 2*c.width), blocks(c.decoder_blocks-half, c.decoder_blocks)
-        self.norm, self.filters, self.pitch = nn.LayerNorm(c.width), nn.Linear(c.width, c.n_fft+2), nn.Linear(c.width, 1)
+        self.finest = nn.Sequential(nn.Linear(c.width, 2*c.width), nn.Unflatten(2, (2,c.width)), nn.Flatten(1, 2), *blocks(c.finest_blocks, c.decoder_blocks)) if c.finest_blocks else nn.Identity()
+        self.norm, self.filters, self.pitch = nn.LayerNorm(c.width), nn.Linear(c.width, self.window+2), nn.Linear(c.width, 1)
         nn.init.constant_(self.pitch.bias, 7.) # 128 Hz
 
     @property
     def sample_rate(self): return self.config.sample_rate
     @property
     def hop(self): return self.config.hop
+    @property
+    def part(self): return self.hop//(4 if self.config.finest_blocks else 2) # samples to which one filter belongs
+    @property
+    def window(self): return self.config.n_fft*self.part//(self.hop//2) # samples in a window of the sound
     @property
     def n_codebooks(self): return self.config.n_codebooks
     @property
@@ -219,10 +225,10 @@ class NanoCodec(nn.Module):
 
     def describe(self,
         latent:Tensor # (batch, latent_dim, frames)
-    )->tuple: # (batch, 2·frames) pitch as log2 of Hz; (batch, n_fft//2+1, 2·frames) filter of the voice and of the breath, as logarithms of magnitudes
-        "What a latent says of every half frame."
+    )->tuple: # (batch, parts) pitch as log2 of Hz; (batch, window//2+1, parts) filter of the voice and of the breath, as logarithms of magnitudes
+        "What a latent says of every half or quarter of a frame."
         x = self.unfold(self.decoder_slow(self.from_latent(latent.transpose(1,2))))
-        x = self.norm(self.decoder_fast(x.reshape(x.shape[0], -1, self.config.width)))
+        x = self.norm(self.finest(self.decoder_fast(x.reshape(x.shape[0], -1, self.config.width))))
         with torch.autocast(x.device.type, enabled=False): pitch = F.linear(x.float(), self.pitch.weight.float(), self.pitch.bias.float())[...,0]
         return pitch, *self.filters(x).float().transpose(1,2).clamp(-12, 7).chunk(2, 1)
 
@@ -234,13 +240,13 @@ class NanoCodec(nn.Module):
         seed:int|None=0         # of the noise; torch's own chance if None
     )->Tensor: # (batch, time)
         "Pulses and noise, each through its filter."
-        c, hop = self.config, self.config.hop//2
+        hop, window = self.part, self.window
         with torch.no_grad():
-            pulses = pulse_train(pitch, hop, c.sample_rate, begin)
+            pulses = pulse_train(pitch, hop, self.sample_rate, begin)
             noise = torch.randn(pulses.shape[1], generator=None if seed is None else torch.Generator().manual_seed(seed)).to(pulses)
-            pulses, noise = (short_spectra(x, c.n_fft, hop) for x in (pulses, noise[None]))
+            pulses, noise = (short_spectra(x, window, hop) for x in (pulses, noise[None]))
         spectrum = pulses*torch.polar(voice.exp(), minimum_phase(voice)) + noise*breath.exp()
-        return overlap_add(torch.fft.irfft(spectrum, c.n_fft, dim=1), hop)
+        return overlap_add(torch.fft.irfft(spectrum, window, dim=1), hop)
 
     def synthesise(self,
         latent:Tensor # (batch, latent_dim, frames)

@@ -17,7 +17,7 @@ from .audio import FORMATS
 from .bundle import Bundle
 from .core import MetaVoiceError, OptionError, OutputError, TextError, content_key, written_whole
 from .denoiser import Denoiser
-from .tts import TTS, Assembly, Voice, check_seed, drawing_options, pick_vocoder, stage_seed, timed
+from .tts import TTS, Assembly, Voice, check_seed, drawing_options, pick_vocoder, stage_seed, takes_wanted, timed
 
 # %% auto #0
 __all__ = ['COLUMNS', 'sixteen_bits', 'wav_header', 'sound_file', 'model_key', 'job_key', 'Journal', 'read_aloud', 'whole_in',
@@ -144,8 +144,8 @@ def read_aloud(
     path:str|Path,         # ends in .wav, .flac, .ogg or .mp3
     voice=None, *,         # what `TTS.voice` takes
     resume:bool=False,     # keep a journal beside the file, and go on from one that is there
-    guidance:float|None=None, top_p:float|None=None, temperature:float|None=None, seed:int|None=None, vocoder:str|None=None, steps:int|None=None, denoise:bool=True, # as in `TTS.synthesise`
-    batch_size:int=16,     # pieces side by side
+    guidance:float|None=None, top_p:float|None=None, temperature:float|None=None, takes:int|None=None, seed:int|None=None, vocoder:str|None=None, steps:int|None=None, denoise:bool=True, # as in `TTS.synthesise`
+    batch_size:int=16,     # takes side by side
     progress=None,         # called with (stage, done, of)
     timings:dict|None=None # seconds by stage are added, and the number of 'tokens'
 )->dict: # 'duration' in seconds, 'sample_rate', 'seed', 'pieces', and how many of them were 'resumed'
@@ -155,7 +155,7 @@ def read_aloud(
     journal = Journal(path) if resume else None
     if seed is None and journal and journal.job: seed = journal.job['seed']
     seed = check_seed(seed)
-    pieces, options, vocoder = tts.request([text], voice, seed, guidance, top_p, temperature, vocoder, steps, denoise, clock)
+    pieces, options, vocoder = tts.request([text], voice, seed, guidance, top_p, temperature, takes, vocoder, steps, denoise, clock)
     if journal: journal.begin(job_key(tts.bundle, pieces, options, vocoder, steps, denoise), seed)
     assembly = tts.assembly(denoise)
     with (whole_in(journal) if journal else written_whole(path)) as temporary, sound_file(temporary, assembly.sample_rate, path) as write:
@@ -453,21 +453,21 @@ def run_batch(
     format:str='wav',     # wav, flac, ogg or mp3
     voice=None,           # for rows that name none; what `TTS.voice` takes
     seed:int=0,           # rows without a seed get theirs from it and their id
-    guidance:float|None=None, top_p:float|None=None, temperature:float|None=None, vocoder:str|None=None, steps:int|None=None, denoise:bool=True, # as in `TTS.synthesise`
-    batch_size:int=16,    # pieces side by side
+    guidance:float|None=None, top_p:float|None=None, temperature:float|None=None, takes:int|None=None, vocoder:str|None=None, steps:int|None=None, denoise:bool=True, # as in `TTS.synthesise`
+    batch_size:int=16,    # takes side by side
     speak=None,           # what is called as `speak_rows`, but for its first argument, and yields what it does; `speak_rows` if None
     progress=None         # called with ('rows', done, of)
 )->dict: # 'rows', 'spoken' now, 'skipped' for they were done, 'failed' (their results), 'duration' of sound, 'seconds' it took, 'rtf'
     "Speak a manifest into a folder, or the rest of it; raises `OptionError` and `OutputError`, but not for what is wrong with a row."
     out, tell = Path(out), progress or (lambda *progress: None)
-    options, vocoder, rows = drawing_options(tts.bundle, guidance, top_p, temperature), pick_vocoder(tts.bundle, vocoder, steps), read_manifest(manifest)
+    options, vocoder, rows = drawing_options(tts.bundle, guidance, top_p, temperature, takes), pick_vocoder(tts.bundle, vocoder, steps), read_manifest(manifest)
     if format not in FORMATS: raise OptionError(f"unknown format {format!r}; use {', '.join(FORMATS)}")
     if voice is not None: voice = tts.voice(voice)
     for row in rows: row.voice = voice if row.voice is None else row.voice
     if speak is None:
         def speak(rows, *how):
             for i in range(0, len(rows), 256): yield from speak_rows(tts, rows[i:i+256], *how)
-    tts.make_ready(vocoder, denoise, steps)
+    tts.make_ready(vocoder, denoise, steps, takes_wanted(options))
     sample_rate = Denoiser.sample_rate if denoise else tts.bundle.codec.sample_rate
     good, keys, bad = prepared(tts, rows, check_seed(seed), options, vocoder, steps, denoise, format)
     try: out.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from .deepfilter import Memory, load_network
 from .denoiser import Denoiser, ResampleStream
 from .quantise import give_back
 from .sampling import Request, stream_steps
-from .tts import ATTEMPTS, TTS, Assembly, Piece, ended_well, prompt_of, room, second_stage, stage_seed, vocode, within_room
+from .tts import ATTEMPTS, TTS, Assembly, Piece, complete, ended_well, of_tokens, prompt_of, room, stage_seed, takes_of, takes_wanted, vocode, within_room
 
 # %% auto #0
 __all__ = ['STREAMS', 'PCM_RATE', 'logger', 'Outlet', 'Encoder', 'Gone', 'Late', 'Job', 'Draw', 'Group', 'Engine', 'Benches',
@@ -111,7 +111,7 @@ class Late(Gone):
 class Job:
     "A text that is being spoken for somebody."
     pieces: list              # of Piece
-    options: dict             # of `stream_steps`
+    options: dict             # of `drawing_options`
     vocoder: str              # mbd or codec
     denoise: bool = False
     chunk: float|None = None  # seconds of sound in a chunk, while a piece is still being drawn; None for whole pieces, equal to those of `TTS.synthesise`
@@ -175,7 +175,7 @@ class Draw:
         piece:Piece,
         job:Job        # whom it is for
     ):
-        self.bundle, self.piece, self.job, self.options = bundle, piece, job, tuple(sorted(job.options.items()))
+        self.bundle, self.piece, self.job, self.options = bundle, piece, job, tuple(sorted(of_tokens(job.options).items()))
         self.attempt, self.heard, self.dropped, self.ended, self.error = 0, False, False, False, None
         self.lock, self.event, self.wanted = threading.Lock(), threading.Event(), math.inf
         self.begin()
@@ -220,6 +220,12 @@ class Draw:
                 if self.ended: return within_room(self.bundle, self.piece, self.codes(), self.finished, self.attempt+1), True
                 if min(self.counts) >= frames: self.heard = True; return self.codes(), False
             self.event.wait()
+
+    def whole(self): # (2, frames), or a `MetaVoiceError` where there is no sound; raises `Gone`
+        "The codes once they are all there, or why there are none."
+        try: return self.wait()[0]
+        except Gone: raise
+        except MetaVoiceError as e: return e
 
 # %% ../nbs/16c_engine.ipynb #21366863
 class Group:
@@ -447,7 +453,7 @@ class Studio:
 
     def assembly(self, job:Job)->Assembly:
         "What joins the pieces of a job."
-        return self.tts.assembly(Denoiser(network=self.shared) if job.denoise and not job.repeatable else job.denoise)
+        return self.tts.assembly(Denoiser(self.tts.bundle.defaults['attenuation_limit'], self.shared) if job.denoise and not job.repeatable else job.denoise)
 
     def _speak(self, job:Job): # yields Audio
         "As `TTS.stream`, with the codes of the engine."
@@ -461,15 +467,15 @@ class Studio:
         draws, rest = deque(), iter(job.pieces)
         for n,piece in enumerate(job.pieces):
             for _ in range((self.rows if job.chunk is None else 1+2*n) - len(draws)): # the first chunk of a stream comes before all else
-                if (following := next(rest, None)) is not None: draws.append(self.engine.draw(following, job))
-            draw = draws.popleft()
+                if (following := next(rest, None)) is not None: draws.append([self.engine.draw(take, job) for take in takes_of(following, 1 if job.chunk else takes_wanted(job.options))])
+            takes = draws.popleft()
             if job.chunk is None:
-                with self.benches.away(): codes, _ = draw.wait()
-                piece.codes, = second_stage(self.tts.bundle, [piece], [codes])
+                with self.benches.away(): codes = [take.whole() for take in takes]
+                complete(self.tts.bundle, piece, [take.piece for take in takes], codes)
                 samples, piece.codes = vocode(self.tts.bundle, piece, job.vocoder), None
                 yield piece, samples, None, True, True
             else:
-                with closing(self.tts.chunks(piece, job.options, job.chunk, drawn=lambda *frames: self._heard(draw, *frames))) as made:
+                with closing(self.tts.chunks(piece, job.options, job.chunk, drawn=lambda *frames: self._heard(takes[0], *frames))) as made:
                     for part in made: yield piece, *part
 
     def _heard(self, draw:Draw, first:int, every:int): # yields what `first_stage_stream` does

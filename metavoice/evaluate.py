@@ -356,7 +356,7 @@ def check_texts(
     return list(texts)
 
 # %% ../nbs/16_evaluate.ipynb #849c0e65
-SETTINGS = ('guidance', 'prompt_guidance', 'temperature', 'top_p', 'top_k', 'vocoder')
+SETTINGS = ('guidance', 'prompt_guidance', 'temperature', 'top_p', 'top_k', 'takes', 'vocoder')
 
 def variant(
     tts:TTS,

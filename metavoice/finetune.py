@@ -459,6 +459,7 @@ def train_codec_decoder(self:Finetune)->bool:
     "Let the codec's decoder learn how the voice sounds."
     c, b, clips = self.config, self.bundle, self.clips
     b.second.eval()
+    listener = b.listener.requires_grad_(False) if 'listener' in b.parts and self.tokeniser is None else None
     sounds = [self.encoder.samples(clip).cpu() for clip in (*clips[0], *clips[1])] if len(self.train) <= 2000 else None # a few minutes fit into memory; hours are read as they come
     samples = lambda i: sounds[i] if sounds else self.encoder.samples((*clips[0], *clips[1])[i])
     audio = lambda i: samples(i % len(self.train))
@@ -467,9 +468,9 @@ def train_codec_decoder(self:Finetune)->bool:
     def evaluate(t):
         def one(rows, i):
             sound = torch.nn.functional.pad(samples(i), (0, b.codec.hop))[None,:rows.shape[1]*b.codec.hop]
-            return float(sum(decoding_losses(b.codec, b.codec.latent(rows[None].long().to(t.device)), sound.to(t.device)).values()))
+            return float(sum(decoding_losses(b.codec, b.codec.latent(rows[None].long().to(t.device)), sound.to(t.device), listener=listener).values()))
         return dict(held_out=round(t.measure(lambda: sum(one(*o) for o in held)/len(held)), 4)) if held else {}
-    train_decoder(b.codec, audio, codes, self.out/'decoder', self.recipe('decoder', rate=5e-4, schedule='cosine', warmup=.05), compile=c.compile, begun=lambda t: self.begun('decoder', t), every=c.log_steps,
+    train_decoder(b.codec, audio, codes, self.out/'decoder', self.recipe('decoder', rate=5e-4, schedule='cosine', warmup=.05), compile=c.compile, begun=lambda t: self.begun('decoder', t), listener=listener, every=c.log_steps,
                   evaluate=evaluate, evaluate_every=c.evaluate_steps, progress_bar=self.progress, best='held_out', told=self.tell('decoder'), at_start=True)
     return self.training.progress >= 1
 
@@ -543,7 +544,7 @@ def write_whole(self:Finetune,
         for name,t in learnt.items(): own[name].data.copy_(t)
     if (self.out/'decoder'/'state.pt').exists(): self.take_decoder(base)
     entries = base.manifest['parts']
-    parts = {part: (entries[part] if 'repo' in entries[part] else getattr(base, part)) if part in entries else None for part in ('tokeniser','first','second','codec','speaker_encoder','mbd')}
+    parts = {part: (entries[part] if 'repo' in entries[part] else getattr(base, part)) if part in entries else None for part in ('tokeniser','first','second','codec','speaker_encoder','mbd',*['listener']*(self.tokeniser is None))} # a listener knows one language
     licences = base.licences | {stage: f"finetuned from {base.name}; that is under: {base.licences.get(stage, 'not stated')}" for stage in stages}
     return write_bundle(self.out/'bundle', name=self.name, **parts, defaults=base.defaults, voices=voices, minimum_reference=base.minimum_reference, licences=licences, dtype=self.config.dtype)
 

@@ -5,7 +5,7 @@
 # %% ../nbs/15_pretrain.ipynb #e711a1d3
 from __future__ import annotations
 import copy, json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .audio import Audio, log_mel
+from .audio import Audio
 from .bundle import load_bundle, write_bundle
 from .codec import NanoCodec, NanoCodecConfig
 from .core import MetaVoiceError, OptionError, TokenLayout, written_whole
 from .encoder import complete_codes
 from .gpt import GPT, GPTConfig
+from .listener import Listener, ListenerConfig, spelling
 from .mbd import MultiBandDiffusion, NoiseSchedule, UNetConfig, fit_latent, fit_processors, nano_unet, projected_bands, training_loss, untrained_mbd
 from .teacher import SPEAKERS, Corpus, make_corpus, make_plan
 from .tokeniser import Tokeniser
@@ -28,7 +29,7 @@ from .training import ByLength, Recipe, Speakers, Spoken, Training, at_true_pitc
 
 # %% auto #0
 __all__ = ['SIZES', 'STAGES', 'SHARES', 'NANO_DEFAULTS', 'NANO_LICENCES', 'LETTERS', 'learning_curves', 'CodebookLearner',
-           'Crops', 'CodecLearner', 'train_codec', 'PhoneListener', 'train_listener', 'encode_corpus', 'embed_voices',
+           'Crops', 'CodecLearner', 'train_codec', 'Spelled', 'train_listener', 'encode_corpus', 'embed_voices',
            'begin_stage', 'train_first', 'train_second', 'guessed_codes', 'shallow_mbd', 'fit_mbd', 'train_mbd',
            'save_spoken', 'load_spoken', 'Size', 'Pretraining', 'trained']
 
@@ -151,7 +152,7 @@ def train_codec(
     training = Training(CodecLearner(codec, len(crops.names)), out, recipe)
     learner, reader = training.keep('codebooks', CodebookLearner(codec.quantiser).to(training.device)), training.model.reader
     if compile:
-        for blocks in (codec.encoder_fast, codec.encoder_slow, codec.decoder_slow, codec.decoder_fast): blocks.compile()
+        for blocks in (codec.encoder_fast, codec.encoder_slow, codec.decoder_slow, codec.decoder_fast, codec.finest): blocks.compile()
     depths = (1,2,2,2,4,8,8)
     def loss(t):
         x, said = crops(batch, t)
@@ -175,56 +176,71 @@ def train_codec(
     return training.run(loss, **run).codec.eval()
 
 # %% ../nbs/15_pretrain.ipynb #1eb71c2d
-class PhoneListener(nn.Module):
-    "Tells every ten milliseconds which phone is said: convolutions over log-mel spectrograms whose mean is taken away."
-    sample_rate, hop = 24_000, 240
+class Spelled:
+    "Whole utterances of a corpus, with the phones and letters of what is said."
+    grid = 120 # samples a label
 
     def __init__(self,
-        phones:int,     # how many there are
-        width:int=192   # channels
+        corpus:Corpus,
+        listener:Listener,
+        seconds:float,   # of sound in a batch
+        held_out:int     # utterances that are kept back
     ):
-        super().__init__()
-        self.bands = nn.Conv1d(64, width, 5, padding=2)
-        self.convolutions = nn.ModuleList([nn.Conv1d(width, width, 3, padding=d, dilation=d) for d in (1,2,4,1,2,4)])
-        self.norms = nn.ModuleList([nn.GroupNorm(1, width) for _ in self.convolutions])
-        self.out = nn.Conv1d(width, phones, 1)
+        self.corpus, self.budget = corpus, round(seconds*corpus.sample_rate)
+        self.hop, (_, self.labels) = listener.hop, corpus.phone_labels(self.grid)
+        self.letters = [spelling(u.text, listener.config.alphabet) for u in corpus.utterances]
+        self.held_out = list(range(0, len(corpus), max(2, len(corpus)//held_out)))
+        self.seen = sorted(set(range(len(corpus)))-set(self.held_out), key=lambda i: corpus.utterances[i].length)
 
-    def forward(self,
-        x:Tensor # (batch, time)
-    )->tuple: # logits (batch, phones, frames); what each layer makes of it, a list of (batch, width, frames)
-        "What is heard, and what led to it."
-        mel = log_mel(x, self.sample_rate, 640, self.hop, 64, centre=False).clamp(min=-7)
-        h, layers = self.bands((mel-mel.mean(-1, keepdim=True))/2), []
-        for convolution,norm in zip(self.convolutions, self.norms): layers.append(h := h + convolution(F.gelu(norm(h))))
-        return self.out(F.gelu(h)), layers
+    def draw(self, rng:torch.Generator)->list: # numbers of utterances about as long as each other
+        "What goes into a batch."
+        at = int(torch.randint(len(self.seen), (1,), generator=rng))
+        longest = max(1, self.budget//self.corpus.utterances[self.seen[at]].length)
+        return self.seen[max(0, at+1-longest):at+1]
 
-    def difference(self,
-        x:Tensor, # (batch, time)
-        y:Tensor  # (batch, time), the recordings
-    )->Tensor:
-        "How differently two sounds are heard: the divergence between what it believes to hear, plus the mean difference of its layers as a share of the recordings' mean."
-        with torch.no_grad(): wanted, like = self(y)
-        found, layers = self(x)
-        beliefs = F.kl_div(found.log_softmax(1), wanted.log_softmax(1), log_target=True, reduction='none').sum(1).mean()
-        return beliefs + sum((a-b).abs().mean()/b.abs().mean() for a,b in zip(layers, like))/len(layers)
+    def __call__(self,
+        indices:list,  # numbers of utterances
+        rng:torch.Generator|None=None # of noise that is added; none if None
+    )->tuple: # (n, time); phones (n, frames), −100 behind the end; letters, all in a row; how many of them each has; frames of letters
+        "A batch."
+        sounds = [x[:len(x)//(2*self.hop)*2*self.hop] for x in map(self.corpus.audio, indices)]
+        x = nn.utils.rnn.pad_sequence(sounds, batch_first=True)
+        phones = torch.full((len(x), x.shape[1]//self.hop), -100)
+        for i,row,sound in zip(indices, phones, sounds):
+            frames = len(sound)//self.hop
+            row[:frames] = torch.from_numpy(self.labels[(self.corpus.utterances[i].start + self.hop*np.arange(frames) + self.hop//2)//self.grid].astype(np.int64))
+        if rng is not None: x = x + torch.randn(x.shape, generator=rng)*.01*torch.rand(len(x), 1, generator=rng)**3
+        letters = [self.letters[i] for i in indices]
+        return x, phones, torch.cat(letters), torch.tensor([len(o) for o in letters]), torch.tensor([len(o)//(2*self.hop) for o in sounds])
 
 def train_listener(
-    listener:PhoneListener,
+    listener:Listener,
     corpus:Corpus,
     out:str|Path,       # the run's folder
-    recipe:Recipe=Recipe(rate=2e-3, minutes=5),
-    batch:int=16,       # crops a step
-    seconds:float=1.5,  # length of a crop
+    recipe:Recipe=Recipe(rate=2e-3, minutes=45, weight_decay=.02),
+    seconds:float=48.,  # of sound in a batch
+    held_out:int=120,   # utterances that it doesn't learn from, for the curves
+    compile:bool=True,
     **run
 ):
-    "Train a listener on a corpus whose phones are known; gives it back trained."
-    crops, training = Crops(corpus, listener, seconds), Training(listener, out, recipe)
+    "Train a listener on a corpus; gives it back trained."
+    spelled, training = Spelled(corpus, listener, seconds, held_out), Training(listener, out, recipe)
+    if compile: listener.blocks.compile(dynamic=True)
+    def judged(t, x, phones, letters, counts, frames):
+        x, phones = x.to(t.device), phones.to(t.device)
+        with t.mixed():
+            layers = listener.layers(x)
+            told, spelt = listener.phones(layers), listener.letters(layers)
+        nats = F.ctc_loss(spelt.log_softmax(-1).transpose(0,1), letters.to(t.device), frames, counts, reduction='sum', zero_infinity=True)/counts.sum().clamp(min=1)
+        return dict(phones=F.cross_entropy(told, phones), letters=nats, right=(told.argmax(1)==phones)[phones>=0].float().mean())
     def loss(t):
-        x, said = crops(batch, t)
-        heard, _ = listener(x)
-        unsure = F.cross_entropy(heard, said)
-        return dict(loss=unsure, right=(heard.argmax(1)==said).float().mean())
-    return training.run(loss, **run).eval()
+        parts = judged(t, *spelled(spelled.draw(t.rng), t.rng))
+        return dict(loss=parts['phones']+parts['letters']) | {k: v.detach() for k,v in parts.items()}
+    def evaluate(t):
+        groups = [spelled.held_out[i:i+20] for i in range(0, len(spelled.held_out), 20)]
+        with torch.no_grad(): found = [judged(t, *spelled(group)) for group in groups]
+        return {f'held_out_{k}': round(float(sum(o[k] for o in found)/len(found)), 4) for k in found[0]}
+    return training.run(loss, evaluate=evaluate, **run).eval()
 
 # %% ../nbs/15_pretrain.ipynb #c6e654db
 @torch.inference_mode()
@@ -434,6 +450,7 @@ class Size:
     first: dict                           # of `GPTConfig`, but for the vocabulary
     second: dict                          # likewise
     mbd: UNetConfig|None = None           # None: nano's
+    listener: ListenerConfig = field(default_factory=ListenerConfig) # but for phones and alphabet, which are the corpus's
     text_ranks: int = 512                 # merges of the tokeniser
     tokens: int = 8192                    # in a batch of the stages
     crops: int = 16                       # in a batch of the codec
@@ -441,17 +458,17 @@ class Size:
     bf16: bool|None = None                # as in `Recipe`
 
 SIZES = dict(
-    nano=Size(NanoCodecConfig(width=256, hidden=768, encoder_blocks=4, decoder_blocks=8, window=75),
+    nano=Size(NanoCodecConfig(width=256, hidden=768, encoder_blocks=4, decoder_blocks=8, finest_blocks=2, window=75),
               dict(n_layer=5, n_head=3, n_embd=192, block_size=512, swiglu_multiple_of=64),
               dict(n_layer=3, n_head=3, n_embd=192, block_size=320, swiglu_multiple_of=64)),
     tiny=Size(NanoCodecConfig(width=32, hidden=64, encoder_blocks=2, decoder_blocks=2, latent_dim=16, codebook_size=64, window=9),
               dict(n_layer=2, n_head=2, n_embd=48, block_size=512, swiglu_multiple_of=16), dict(n_layer=2, n_head=2, n_embd=48, block_size=320, swiglu_multiple_of=16),
-              UNetConfig(latent_dim=16, hidden=8, depth=2, growth=2., kernel=24, stride=12), 300, 1000, 4, False, False))
+              UNetConfig(latent_dim=16, hidden=8, depth=2, growth=2., kernel=24, stride=12), ListenerConfig(width=32, wide=32, hidden=64, blocks=2), 300, 1000, 4, False, False))
 STAGES = ('corpus', 'codec', 'tokeniser', 'first', 'second', 'listener', 'decoder', 'mbd', 'bundle')
-SHARES = dict(codec=.12, first=.46, second=.1, listener=.03, decoder=.22, mbd=.07) # of the time
+SHARES = dict(codec=.12, first=.4, second=.08, listener=.13, decoder=.21, mbd=.06) # of the time
 NANO_DEFAULTS = dict(guidance=1., prompt_guidance=2., temperature=.6, top_p=.9, top_k=None, constrain=True, piece_tokens=34,
                      second=dict(temperature=0., padded=False), mbd=dict(steps=4, start=299), vocoder='codec', loudness=-23.)
-NANO_LICENCES = dict(tokeniser='Apache-2.0', first='Apache-2.0', second='Apache-2.0', codec='Apache-2.0', mbd='Apache-2.0',
+NANO_LICENCES = dict(tokeniser='Apache-2.0', first='Apache-2.0', second='Apache-2.0', codec='Apache-2.0', mbd='Apache-2.0', listener='Apache-2.0',
                      speaker_encoder='Apache-2.0, Resemble AI, resemblyzer 0.1.4')
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,?!'-:;" # what a tokeniser has to spell, whatever the corpus
 
@@ -508,6 +525,8 @@ class Pretraining:
     def codec(self): return self.learnt_before('codec') or trained(NanoCodec(self.size.codec), self.needed('codec/state.pt'), 'codec.')
     @cached_property
     def tuned_codec(self): return trained(NanoCodec(self.codec_config), self.needed('decoder/state.pt'))
+    @cached_property
+    def tuned_listener(self): return trained(self.new_listener(), self.needed('listener/state.pt'))
     @cached_property
     def layout(self): return self.start.layout if self.start else TokenLayout(self.size.codec.codebook_size, self.size.text_ranks)
     @cached_property
@@ -568,14 +587,17 @@ class Pretraining:
         train_second(self.new_second(), self.seen, self.held_out, self.speakers, self.out/'second', self.recipe('second', 3e-3, weight_decay=.02, muon=True),
                      layout=self.layout, tokens=self.size.tokens, compile=self.size.compile, **self.bar)
 
-    @cached_property
-    def phones(self): return len(self.corpus.phones)
+    def new_listener(self):
+        letters = {c for u in self.corpus.utterances for c in u.text.lower() if c.isalpha()}
+        config = replace(self.size.listener, phones=len(self.corpus.phones), alphabet=" '"+''.join(sorted(letters)))
+        known = self.learnt_before('listener') if self.start and 'listener' in self.start.parts else None
+        return known if known and known.config==config else Listener(config)
 
     def make_listener(self):
-        if self.phones > 1: train_listener(PhoneListener(self.phones), self.corpus, self.out/'listener', self.recipe('listener', 2e-3), self.size.crops, **self.bar)
+        train_listener(self.new_listener(), self.corpus, self.out/'listener', self.recipe('listener', 2e-3, weight_decay=.02), 3*self.size.crops, compile=self.size.compile, **self.bar)
 
     def make_decoder(self):
-        listener = trained(PhoneListener(self.phones), self.needed('listener/state.pt')).requires_grad_(False) if self.phones > 1 else None
+        listener = self.tuned_listener.requires_grad_(False)
         second = trained(self.new_second(), self.needed('second/state.pt'))
         fitting = [u for u in self.data if u.codes.shape[1]+len(u.text) <= second.config.block_size][:8000]
         half, codes = fitting[::2], [None]*len(self.corpus)
@@ -591,7 +613,7 @@ class Pretraining:
     def parts(self)->dict:
         "The trained parts, as `write_bundle` takes them."
         return dict(tokeniser=self.tokeniser, codec=self.tuned_codec, first=trained(self.new_first(), self.needed('first/state.pt')), second=trained(self.new_second(), self.needed('second/state.pt')),
-                    mbd=trained(self.new_mbd(), self.needed('mbd/state.pt')), speaker_encoder=self.speaker_encoder)
+                    mbd=trained(self.new_mbd(), self.needed('mbd/state.pt')), listener=self.tuned_listener, speaker_encoder=self.speaker_encoder)
 
     def make_bundle(self):
         voices = {}

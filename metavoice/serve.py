@@ -28,7 +28,7 @@ from .audio import Limits
 from .config import ServerConfig
 from .core import AudioError, MetaVoiceError, OptionError, TextError
 from .engine import STREAMS, Busy, Encoder, Gone, Job, Late, Studio
-from .tts import TTS, Voice, drawing_options, pick_vocoder
+from .tts import TTS, Voice, drawing_options, pick_vocoder, takes_wanted
 from .voices import AllowedPlace, UnknownVoice, VoiceStore, VoiceTaken, fetch, read_upload
 
 # %% auto #0
@@ -336,7 +336,7 @@ class Service:
         "All that speaking needs, and a first sentence; raises what loading raises."
         if self.config.threads: torch.set_num_threads(self.config.threads)
         began = time.perf_counter()
-        self.tts.make_ready(self.vocoder, self.config.denoise)
+        self.tts.make_ready(self.vocoder, self.config.denoise, takes=takes_wanted(drawing_options(self.tts.bundle)))
         self.own = {name: self.tts.voice(name) for name in self.tts.bundle.voices}
         self.studio = Studio(self.tts, self.config.rows, self.config.queue, self.config.benches, self.config.groups, self.metrics.rows.observe)
         voice = next(iter(self.own.values()), Voice(torch.zeros(256)))

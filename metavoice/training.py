@@ -19,6 +19,7 @@ from .audio import log_mel, pitch_track
 from .codec import interleave
 from .core import MetaVoiceError, OptionError, TokenLayout, written_whole
 from .encoder import second_stage_input
+from .listener import Listener, heard_difference
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'RESOLUTIONS', 'Recipe', 'native_bf16', 'orthogonalised', 'Muon', 'make_optimizers', 'Objective',
@@ -638,7 +639,7 @@ def at_true_pitch(
 )->tuple: # (batch, frames·hop); error of the codec's own pitch in octaves
     "What a codec decodes, but at the pitch of the recordings."
     pitch, voice, breath = codec.describe(latent)
-    heard, voiced = pitch_track(x, codec.sample_rate, codec.hop//2)
+    heard, voiced = pitch_track(x, codec.sample_rate, codec.part)
     at, known = np.arange(heard.shape[1]), voiced.cpu().numpy()
     true = torch.stack([torch.from_numpy(np.interp(at, at[k], h[k])).float() if k.any() else own for h,k,own in zip(heard.cpu().numpy(), known, pitch.detach().cpu())]).to(pitch)
     made = codec.sound(true, voice, breath, torch.rand(len(x), 1, generator=rng).to(pitch) if rng else None, None if rng else 0)
@@ -651,11 +652,11 @@ def decoding_losses(
     latent:Tensor,   # (batch, latent_dim, frames)
     x:Tensor,        # (batch, frames·hop), the recordings
     rng:torch.Generator|None=None, # as in `at_true_pitch`
-    listener=None    # another network, whose `difference` says how differently it hears two sounds
+    listener:Listener|None=None # hears both too
 )->dict: # distance, pitch, latent and, with a listener, heard
     "How far what a codec decodes is from the recordings, how far off its pitch, and how differently both sound to the codec's own encoder and to a listener: to be added."
     made, off = at_true_pitch(codec, latent, x, rng)
-    return dict(distance=spectral_distance(made, x, codec.sample_rate), pitch=off, latent=latent_error(codec, made, x)/2) | (dict(heard=listener.difference(made, x)/2) if listener else {})
+    return dict(distance=spectral_distance(made, x, codec.sample_rate), pitch=off, latent=latent_error(codec, made, x)/2) | (dict(heard=heard_difference(listener, made, x)/2) if listener else {})
 
 # %% ../nbs/13c_training.ipynb #4b74348d
 def train_decoder(
@@ -673,13 +674,13 @@ def train_decoder(
 ):
     "Let the decoder learn on; gives the codec back. Raises `OptionError` where no utterance is long enough."
     codec.requires_grad_(False)
-    for part in (codec.from_latent, codec.decoder_slow, codec.unfold, codec.decoder_fast, codec.norm, codec.filters, codec.pitch): part.requires_grad_()
+    for part in (codec.from_latent, codec.decoder_slow, codec.unfold, codec.decoder_fast, codec.finest, codec.norm, codec.filters, codec.pitch): part.requires_grad_()
     training, frames = Training(codec, out, recipe), round(seconds*codec.sample_rate/codec.hop)
     usable = [i for i,rows in enumerate(codes) if rows is not None and rows.shape[1] > frames]
     if not usable: raise OptionError(f"there is nothing to learn from: no utterance lasts {seconds} s")
     if begun: begun(training)
     if compile:
-        for blocks in (codec.decoder_slow, codec.decoder_fast): blocks.compile()
+        for blocks in (codec.decoder_slow, codec.decoder_fast, codec.finest): blocks.compile()
     def crop(t):
         i = usable[int(torch.randint(len(usable), (1,), generator=t.rng))]
         rows, sound = codes[i].long(), audio(i)

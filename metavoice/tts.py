@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging, math, operator, re, secrets, time
 from collections import deque
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,16 +20,17 @@ from .core import AudioError, MetaVoiceError, OptionError, OutputError, TextErro
 from .deepfilter import load_network
 from .denoiser import Denoiser, EnhanceStream
 from .encoder import complete_codes
+from .listener import clearness
 from .sampling import Request, check_options, generate_steps, generate_stream
 from .tokeniser import Tokeniser, split_text
 
 # %% auto #0
 __all__ = ['PAUSES', 'VOCODERS', 'logger', 'ATTEMPTS', 'SECTION', 'EMBEDDINGS', 'Voice', 'save', 'load_voice', 'stage_seed',
-           'check_seed', 'Piece', 'piece_limit', 'pause_after', 'spoken_parts', 'drawing_options', 'pick_vocoder',
-           'diffusion_options', 'room', 'within_room', 'prompt_of', 'ended_well', 'first_stage', 'second_stage',
-           'vocode', 'faded', 'loudness_gain', 'Assembly', 'timed', 'TTS', 'named_source', 'voice', 'one_each',
-           'pieces', 'speak', 'codes', 'make_ready', 'sounds', 'request', 'synthesise', 'codec_reach',
-           'first_stage_stream', 'chunks', 'stream']
+           'check_seed', 'Piece', 'piece_limit', 'pause_after', 'spoken_parts', 'drawing_options', 'of_tokens',
+           'takes_wanted', 'pick_vocoder', 'diffusion_options', 'room', 'within_room', 'prompt_of', 'ended_well',
+           'first_stage', 'second_stage', 'vocode', 'takes_of', 'complete', 'faded', 'loudness_gain', 'Assembly',
+           'timed', 'TTS', 'named_source', 'voice', 'one_each', 'pieces', 'speak', 'codes', 'make_ready', 'sounds',
+           'request', 'synthesise', 'codec_reach', 'first_stage_stream', 'chunks', 'stream']
 
 # %% ../nbs/12_tts.ipynb #9a9aa91f
 @dataclass
@@ -138,13 +139,28 @@ def drawing_options(
     bundle:Bundle,
     guidance:float|None=None,   # 1 to 20
     top_p:float|None=None,      # above 0, at most 1
-    temperature:float|None=None # 0 to 10
-)->dict: # options of `generate`
+    temperature:float|None=None, # 0 to 10
+    takes:int|None=None         # 1 to 16
+)->dict: # options of `generate`, and takes
     "What was asked for over what the bundle prefers; raises `OptionError`."
-    wanted = dict(guidance=guidance, top_p=top_p, temperature=temperature)
+    wanted = dict(guidance=guidance, top_p=top_p, temperature=temperature, takes=takes)
     options = {k: v for k,v in bundle.defaults.items() if k in (*wanted, 'top_k', 'prompt_guidance', 'constrain')} | {k: v for k,v in wanted.items() if v is not None}
-    check_options(**{k: v for k,v in options.items() if k!='constrain'})
+    check_options(**{k: v for k,v in of_tokens(options).items() if k!='constrain'})
+    if type(options['takes']) is not int or not 1 <= options['takes'] <= 16: raise OptionError(f"takes is {options['takes']!r}; use a whole number from 1 to 16")
+    if options['takes'] > 1 and 'listener' not in bundle.parts: raise OptionError(f"model {bundle.name!r} has no listener to choose between {options['takes']} takes; use takes=1")
     return options
+
+def of_tokens(
+    options:dict # of `drawing_options`
+)->dict: # options of `generate`
+    "What of them concerns each token."
+    return {k: v for k,v in options.items() if k!='takes'}
+
+def takes_wanted(
+    options:dict # of `drawing_options`
+)->int:
+    "How often a piece is to be drawn; the likeliest tokens are the same each time."
+    return options.get('takes', 1) if options.get('temperature') else 1
 
 def pick_vocoder(
     bundle:Bundle,
@@ -212,7 +228,7 @@ def ended_well(
 def first_stage(
     bundle:Bundle,
     pieces:list,     # of Piece, any number
-    options:dict,    # of `generate_stream`
+    options:dict,    # of `drawing_options`
     rows:int=16,     # pieces side by side
     progress=None    # called after each step with the number of tokens drawn in it
 ): # yields (2, frames) for each piece in order, or a `MetaVoiceError` for one that stays without sound
@@ -229,7 +245,7 @@ def first_stage(
         try: return within_room(bundle, pieces[n], *ended.pop(n))
         except MetaVoiceError as e: return e
     step = progress and (lambda _, running: progress(running))
-    with closing(generate_stream(bundle.first, requests(), layout=bundle.layout, max_rows=max(1, min(rows, len(pieces))), progress=step, **options)) as stream:
+    with closing(generate_stream(bundle.first, requests(), layout=bundle.layout, max_rows=max(1, min(rows, len(pieces))), progress=step, **of_tokens(options))) as stream:
         for index,made in stream:
             (n,attempt), codes = working.pop(index), deinterleave(made.ids, bundle.layout)
             if attempt+1 < ATTEMPTS and not ended_well(bundle, pieces[n], codes, made.finished): waiting.appendleft((n,attempt+1)); continue
@@ -264,6 +280,33 @@ def vocode(
     if vocoder=='mbd': samples = bundle.mbd(bundle.codec.latent(codes), samples, [piece.generator('mbd')], progress=progress, **diffusion_options(bundle, steps))
     elif progress is not None: progress(1, 1)
     return samples[0].float().cpu()
+
+# %% ../nbs/12_tts.ipynb #af1d8675
+def takes_of(
+    piece:Piece,
+    count:int
+)->list: # of Piece; the first is the piece itself
+    "A piece to be said several times, each with chances of its own."
+    return [piece, *(replace(piece, seed=stage_seed(piece.seed, 'take', n)) for n in range(1, count))]
+
+def complete(
+    bundle:Bundle,
+    piece:Piece,            # whose codes are filled in
+    takes:list,             # of Piece, as of `takes_of`
+    codes:list,             # for each (2, frames) or a `MetaVoiceError`
+    clock:dict|None=None    # seconds by stage are added
+):
+    "All codebooks of the clearest take; raises the first one's error where none has any sound."
+    clock, said = {} if clock is None else clock, [(take,rows) for take,rows in zip(takes, codes) if not isinstance(rows, MetaVoiceError)]
+    if not said: raise codes[0]
+    said = [o for o in said if not o[0].cut] or said
+    with timed(clock, 'second stage'): full = [second_stage(bundle, [take], [rows])[0] for take,rows in said]
+    best = 0
+    if len(full) > 1:
+        with timed(clock, 'listener'):
+            clear = [clearness(bundle.listener, piece.text, Audio(vocode(bundle, replace(take, codes=rows), 'codec'), bundle.codec.sample_rate)) for (take,_),rows in zip(said, full)]
+            best = clear.index(max(clear))
+    piece.codes, piece.cut = full[best], said[best][0].cut
 
 # %% ../nbs/12_tts.ipynb #5f79daf0
 def faded(
@@ -377,7 +420,8 @@ class TTS:
     def assembly(self,
         denoise:bool|Denoiser=True # as `Assembly` takes it
     )->Assembly:
-        "What makes one stream of spoken pieces, at the loudness that is the bundle's."
+        "What makes one stream of spoken pieces, at the loudness that is the bundle's, denoised as far as it allows."
+        if denoise is True: denoise = Denoiser(self.bundle.defaults['attenuation_limit'])
         return Assembly(self.bundle.codec.sample_rate, denoise, self.bundle.defaults['loudness'])
 
     def __repr__(self): return f"TTS({self.bundle!r})"
@@ -450,8 +494,8 @@ TTS.pieces = pieces
 # %% ../nbs/12_tts.ipynb #193a2afb
 def speak(self:TTS,
     pieces:list,        # of Piece
-    options:dict,       # of `generate_stream`
-    batch_size:int=16,  # pieces side by side
+    options:dict,       # of `drawing_options`
+    batch_size:int=16,  # takes side by side
     tell=None,          # called with (stage, done, of)
     clock:dict|None=None, # seconds by stage and 'tokens' are added
     refuse:bool=True    # raise where a piece stays without sound; if False, it is yielded with the `error`
@@ -464,15 +508,15 @@ def speak(self:TTS,
         drawn += n
         clock['tokens'] = clock.get('tokens', 0) + n
         tell('first stage', drawn, None)
-    with closing(first_stage(self.bundle, pieces, options, batch_size, count)) as stream:
-        for n,piece in enumerate(pieces):
-            with timed(clock, 'first stage'): codes = next(stream)
+    groups = [takes_of(piece, takes_wanted(options)) for piece in pieces]
+    with closing(first_stage(self.bundle, [take for takes in groups for take in takes], options, batch_size, count)) as stream:
+        for n,(piece,takes) in enumerate(zip(pieces, groups)):
+            with timed(clock, 'first stage'): codes = [next(stream) for _ in takes]
             tell('second stage', n, len(pieces))
-            if isinstance(codes, MetaVoiceError):
-                if refuse: raise codes
-                piece.error = codes
-            else:
-                with timed(clock, 'second stage'): piece.codes, = second_stage(self.bundle, [piece], [codes])
+            try: complete(self.bundle, piece, takes, codes, clock)
+            except MetaVoiceError as e:
+                if refuse: raise
+                piece.error = e
             yield piece
 
 TTS.speak = speak
@@ -482,8 +526,8 @@ def codes(self:TTS,
     texts:list,         # of strings
     voice=None, *,      # as in `synthesise`
     seed=None,          # as in `synthesise`
-    batch_size:int=16,  # pieces side by side
-    **options           # guidance, top_p, temperature
+    batch_size:int=16,  # takes side by side
+    **options           # guidance, top_p, temperature, takes
 )->list: # for each text a list with (8, frames) for each of its pieces
     "What the two stages say, before it is sound; raises what `synthesise` raises."
     options, out = drawing_options(self.bundle, **options), [[] for _ in texts]
@@ -496,10 +540,11 @@ TTS.codes = codes
 def make_ready(self:TTS,
     vocoder:str,       # mbd or codec
     denoise:bool=False,
-    steps:int|None=None # of diffusion; the bundle's own if None
+    steps:int|None=None, # of diffusion; the bundle's own if None
+    takes:int=1         # of a piece
 ):
     "Load all that speaking needs; raises `BundleError` for a part that is missing or broken, `OptionError` for more steps than there are."
-    for part in ('first', 'second', 'codec', *['mbd']*(vocoder=='mbd')): getattr(self.bundle, part)
+    for part in ('first', 'second', 'codec', *['mbd']*(vocoder=='mbd'), *['listener']*(takes>1)): getattr(self.bundle, part)
     if steps is not None: self.bundle.mbd.check_steps(**diffusion_options(self.bundle, steps))
     if denoise: load_network()
 
@@ -508,9 +553,9 @@ TTS.make_ready = make_ready
 # %% ../nbs/12_tts.ipynb #1188410d
 def sounds(self:TTS,
     pieces:list,        # of Piece
-    options:dict,       # of `generate_stream`
+    options:dict,       # of `drawing_options`
     vocoder:str,        # mbd or codec
-    batch_size:int=16,  # pieces side by side
+    batch_size:int=16,  # takes side by side
     tell=None,          # called with (stage, done, of)
     clock:dict|None=None, # seconds by stage and 'tokens' are added
     refuse:bool=True,   # raise where a piece stays without sound; if False, its samples are None
@@ -532,14 +577,14 @@ TTS.sounds = sounds
 # %% ../nbs/12_tts.ipynb #94407577
 def request(self:TTS,
     texts:list,        # of strings
-    voice, seed, guidance, top_p, temperature, vocoder, steps, denoise, # as in `synthesise`
+    voice, seed, guidance, top_p, temperature, takes, vocoder, steps, denoise, # as in `synthesise`
     clock:dict         # seconds of 'loading' are added
-)->tuple: # pieces, options of `generate`, vocoder
+)->tuple: # pieces, options as of `drawing_options`, vocoder
     "All that is asked for, checked and made ready; raises what `synthesise` raises."
-    options, vocoder = drawing_options(self.bundle, guidance, top_p, temperature), pick_vocoder(self.bundle, vocoder, steps)
+    options, vocoder = drawing_options(self.bundle, guidance, top_p, temperature, takes), pick_vocoder(self.bundle, vocoder, steps)
     with timed(clock, 'loading'):
         pieces = self.pieces(texts, voice, seed)
-        self.make_ready(vocoder, denoise, steps)
+        self.make_ready(vocoder, denoise, steps, takes_wanted(options))
     return pieces, options, vocoder
 
 def synthesise(self:TTS,
@@ -548,18 +593,19 @@ def synthesise(self:TTS,
     guidance:float|None=None,  # how strongly to keep to the speaker; 1 is not at all; the bundle's own if None
     top_p:float|None=None,     # share of the probability that stays; the bundle's own if None
     temperature:float|None=None, # 0 takes the likeliest; the bundle's own if None
+    takes:int|None=None,       # how often each piece is said, for the listener to choose the clearest; more is clearer and slower; the bundle's own if None
     seed:int|list|None=None,   # the same seed, the same audio, whatever else is asked for in the call
     vocoder:str|None=None,     # mbd or codec; the bundle's own if None
     steps:int|None=None,       # of mbd: fewer are faster and less faithful, 09_mbd has the table; the bundle's own if None
     denoise:bool=True,         # DeepFilterNet3, and 48 kHz instead of the codec's rate
-    batch_size:int=16,         # pieces side by side
+    batch_size:int=16,         # takes side by side
     progress=None,             # called with (stage, done, of); `of` is None for the tokens of the first stage
     timings:dict|None=None     # seconds by stage are added, and the number of 'tokens'
 ): # an `Audio`, or a list of them for a list of texts
     "Speak; raises `TextError`, `AudioError`, `OptionError` and `BundleError` before any work is done."
     if not isinstance(text, (str,list,tuple)): raise TextError(f"the text has to be a string or a list of them, not {type(text).__name__}")
     texts, clock, tell = [text] if isinstance(text, str) else list(text), {} if timings is None else timings, progress or (lambda *progress: None)
-    pieces, options, vocoder = self.request(texts, voice, seed, guidance, top_p, temperature, vocoder, steps, denoise, clock)
+    pieces, options, vocoder = self.request(texts, voice, seed, guidance, top_p, temperature, takes, vocoder, steps, denoise, clock)
     parts, last = [[] for _ in texts], 'denoiser' if denoise else 'loudness'
     assembly = self.assembly(denoise)
     for n,(piece,samples) in enumerate(self.sounds(pieces, options, vocoder, batch_size, tell, clock, steps=steps), 1):
@@ -590,7 +636,7 @@ def codec_reach(
 def first_stage_stream(
     bundle:Bundle,
     piece:Piece,
-    options:dict,   # of `generate_steps`
+    options:dict,   # of `drawing_options`
     first:int,      # frames before anything is given out
     every:int,      # frames from then on
     progress=None   # called after each step with the number of tokens drawn in it
@@ -600,7 +646,7 @@ def first_stage_stream(
     for attempt in range(ATTEMPTS):
         ids, counts, wanted, finished = [], [0,0], first, False
         with closing(generate_steps(bundle.first, [prompt_of(bundle, piece)], piece.voice.embedding[None], layout=layout,
-                                    seeds=[stage_seed(piece.seed, 'first', attempt)], **options)) as steps:
+                                    seeds=[stage_seed(piece.seed, 'first', attempt)], **of_tokens(options))) as steps:
             for (_,token), in steps:
                 if progress is not None: progress(1)
                 finished = token==layout.end_of_audio
@@ -617,7 +663,7 @@ def first_stage_stream(
 # %% ../nbs/12_tts.ipynb #bdefe7d9
 def chunks(self:TTS,
     piece:Piece,
-    options:dict,        # of `generate_steps`
+    options:dict,        # of `drawing_options`
     seconds:float,       # of sound in a chunk
     progress=None,       # called after each step with the number of tokens drawn in it
     clock:dict|None=None, # seconds by stage and 'tokens' are added
@@ -656,11 +702,12 @@ def stream(self:TTS,
     guidance:float|None=None,  # how strongly to keep to the speaker; 1 is not at all; the bundle's own if None
     top_p:float|None=None,     # share of the probability that stays; the bundle's own if None
     temperature:float|None=None, # 0 takes the likeliest; the bundle's own if None
+    takes:int|None=None,       # as in `synthesise` for whole pieces; a chunk is heard before another take could be
     seed:int|None=None,        # the same seed, the same audio
     vocoder:str|None=None,     # mbd or codec; the bundle's own if None. With mbd the chunks are whole pieces
     steps:int|None=None,       # of mbd; the bundle's own if None
     denoise:bool=True,         # DeepFilterNet3, and 48 kHz instead of the codec's rate
-    chunk:float|None=.5,       # seconds of sound in a chunk, its spectrogram close to that of `synthesise` (correlation over 0.98); None for whole pieces, equal in every sample
+    chunk:float|None=.5,       # seconds of sound in a chunk, its spectrogram close to that of `synthesise` with one take (correlation over 0.98); None for whole pieces, equal in every sample
     progress=None,             # called with (stage, done, of)
     timings:dict|None=None     # seconds by stage are added, and the number of 'tokens'
 ): # yields `Audio`; close it to stop the work
@@ -668,8 +715,12 @@ def stream(self:TTS,
     if not isinstance(text, str): raise TextError(f"the text has to be a string, not {type(text).__name__}")
     if chunk is not None and not (isinstance(chunk, (int,float)) and .05 <= chunk <= 60): raise OptionError(f"chunk is {chunk!r}; use .05 to 60 seconds, or None for whole pieces")
     clock, tell = {} if timings is None else timings, progress or (lambda *progress: None)
-    pieces, options, vocoder = self.request([text], voice, seed, guidance, top_p, temperature, vocoder, steps, denoise, clock)
-    return self._streamed(pieces, options, vocoder, steps, denoise, None if vocoder=='mbd' else chunk, tell, clock)
+    if pick_vocoder(self.bundle, vocoder, steps)=='mbd': chunk = None
+    if chunk is not None:
+        if takes not in (None, 1): raise OptionError(f"takes is {takes!r}, but what is streamed in chunks has been heard before there could be another take; use takes=1, or chunk=None for whole pieces")
+        takes = 1
+    pieces, options, vocoder = self.request([text], voice, seed, guidance, top_p, temperature, takes, vocoder, steps, denoise, clock)
+    return self._streamed(pieces, options, vocoder, steps, denoise, chunk, tell, clock)
 
 def _streamed(self, pieces, options, vocoder, steps, denoise, chunk, tell, clock):
     "The work of `stream`, whose arguments have been checked."

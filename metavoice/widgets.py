@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import anywidget, torch, traitlets
-from ipywidgets import HTML, Accordion, Box, Button, Checkbox, Dropdown, FloatSlider, HBox, IntText, Textarea, ToggleButtons, VBox
+from ipywidgets import HTML, Accordion, Box, Button, Checkbox, Dropdown, FloatSlider, HBox, IntSlider, IntText, Textarea, ToggleButtons, VBox
 
 import metavoice
 from .audio import FORMATS, Audio, Limits, check_reference, encode_audio, load, log_mel, trim_silence
@@ -328,11 +328,13 @@ class SettingsPanel(VBox):
     ):
         own = tts.bundle.defaults
         self.sliders = {name: slider(name, own[name]) for name in RANGES}
+        self.takes = IntSlider(own['takes'], min=1, max=max(8, own['takes'])) if 'listener' in tts.bundle.parts else None
         self.seed, self.fresh = styled(IntText(check_seed(None)), 'seed'), Checkbox(True, description="a new one each time", indent=False)
         kinds = dict(codec="the codec's own (fast)", mbd="multi-band diffusion")
         self.vocoder = Dropdown(options=[(kinds[k], k) for k in VOCODERS if k=='codec' or 'mbd' in tts.bundle.parts], value=own['vocoder'])
         self.denoise = Checkbox(True, description="DeepFilterNet3, at 48 kHz", indent=False)
         super().__init__([styled(Box([*(setting(RANGES[name][3], RANGES[name][4], s) for name,s in self.sliders.items()),
+            *([setting("Takes", "each piece is said so often, and the clearest is kept", self.takes)] if self.takes else []),
             setting("Seed", "the same seed, the same audio", styled(HBox([self.seed, self.fresh]), 'row')),
             setting("Vocoder", "what turns codes into sound", self.vocoder), setting("Denoiser", "leaves out hiss; without it the sound stays at the codec's 24 kHz", self.denoise)]), 'settings')])
 
@@ -340,13 +342,14 @@ class SettingsPanel(VBox):
     def value(self)->dict: # options of `TTS.synthesise`
         "What is set; draws a fresh seed if that is wanted."
         if self.fresh.value: self.seed.value = check_seed(None)
-        return {name: s.value for name,s in self.sliders.items()} | dict(seed=self.seed.value, vocoder=self.vocoder.value, denoise=self.denoise.value)
+        return {name: s.value for name,s in self.sliders.items()} | (dict(takes=self.takes.value) if self.takes else {}) | dict(seed=self.seed.value, vocoder=self.vocoder.value, denoise=self.denoise.value)
 
     def restore(self,
         options:dict # what `value` was
     ):
         "Set everything to what it was, the seed too."
         for name,s in self.sliders.items(): s.value = options[name]
+        if self.takes: self.takes.value = options['takes']
         self.seed.value, self.vocoder.value, self.denoise.value, self.fresh.value = options['seed'], options['vocoder'], options['denoise'], False
 
 # %% ../nbs/18_widgets.ipynb #cf9ec443
