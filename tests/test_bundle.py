@@ -15,6 +15,7 @@ from metavoice.bundle import (ENCODEC, FILES, MBD, RELEASE, RELEASES, Place, che
 from metavoice.codec import NanoCodec, NanoCodecConfig
 from metavoice.core import BundleError, MetaVoiceError, OptionError, OutputError, TokenLayout
 from metavoice.gpt import GPT, GPTConfig
+from metavoice.listener import Listener, ListenerConfig
 from metavoice.mbd import UNetConfig, fit_processors, untrained_mbd
 from metavoice.speaker_encoder import SpeakerEncoder
 from metavoice.tokeniser import PATTERN, Tokeniser
@@ -42,7 +43,7 @@ def parts():
     fit_processors(mbd, torch.randn(2, 4800))
     return dict(tokeniser=tokeniser, first=GPT(GPTConfig(**shape, vocab_sizes=[layout.first_vocab])).eval(),
                 second=GPT(GPTConfig(**shape, vocab_sizes=[layout.second_vocab, 1025], target_vocab_sizes=[1025]*6, causal=False)).eval(),
-                codec=codec, speaker_encoder=SpeakerEncoder().eval(), mbd=mbd)
+                codec=codec, speaker_encoder=SpeakerEncoder().eval(), mbd=mbd, listener=Listener(ListenerConfig(phones=3, alphabet=" ab", width=16, wide=16, hidden=16, blocks=1)).eval())
 
 @pytest.fixture(scope="module")
 def whole(parts, tmp_path_factory):
@@ -118,7 +119,7 @@ def test_golden_manifest(golden_pair):
     assert "CC-BY-NC" in ours.licences["mbd"] and ours.licences["first"] == "Apache-2.0"
     assert ours.manifest["parts"]["first"]["config"]["causal"] and not ours.manifest["parts"]["second"]["config"]["causal"]
     assert not any(p.requires_grad for part in ("first", "second", "speaker_encoder", "mbd") for p in getattr(ours, part).parameters())
-    assert sorted(o.name for o in ours.place.folder.iterdir()) == sorted({"bundle.json", *FILES.values()} - {"codec.safetensors"})
+    assert sorted(o.name for o in ours.place.folder.iterdir()) == sorted({"bundle.json", *FILES.values()} - {"codec.safetensors", "listener.safetensors"})
 
 def test_golden_in_half(golden, golden_pair, expected, tmp_path):
     half = load_bundle(golden_pair[0].save(tmp_path / "half"), "cpu")
@@ -171,10 +172,12 @@ def test_half_on_disk(parts, tmp_path):
     assert read_all(tmp_path / "half").first.lm_heads[0].weight.dtype == torch.float32
 
 def test_without_diffusion(parts, tmp_path):
-    bundle = load_bundle(write_bundle(tmp_path / "b", name="plain", **parts | dict(mbd=None)), "cpu")
-    assert bundle.defaults["vocoder"] == "codec" and "mbd" not in bundle.parts
+    bundle = load_bundle(write_bundle(tmp_path / "b", name="plain", **parts | dict(mbd=None, listener=None), defaults=dict(vocoder="mbd", takes=6)), "cpu")
+    assert bundle.defaults["vocoder"] == "codec" and bundle.defaults["takes"] == 1 and not {"mbd", "listener"} & set(bundle.parts)
     with pytest.raises(BundleError) as e: bundle.mbd
     one_line(e, "'plain' has no mbd", "vocoder 'codec'")
+    with pytest.raises(BundleError) as e: bundle.listener
+    one_line(e, "'plain' has no listener", "takes 1")
 
 def test_saving_onto_itself_and_again(copy):
     bundle = load_bundle(copy, "cpu")

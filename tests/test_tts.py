@@ -1,5 +1,7 @@
 "The whole pipeline with nano: seeds, batches, voices, pieces, streams, attempts, and what is refused."
 import io, json, logging, math, shutil, threading, weakref
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,11 @@ from metavoice.audio import Audio, load, log_mel, loudness, to_loudness
 from metavoice.bundle import load_bundle
 from metavoice.denoiser import Denoiser, enhance
 from metavoice.core import AudioError, BundleError, MetaVoiceError, OptionError, OutputError, TextError
+from metavoice.listener import clearness
 from metavoice.mbd import UNetConfig, fit_processors, untrained_mbd
 from metavoice.sampling import Generated
 from metavoice.tokeniser import PATTERN, Tokeniser
-from metavoice.tts import SECTION, TTS, Assembly, Piece, Voice, codec_reach, drawing_options, faded, first_stage, pause_after, spoken_parts, stage_seed, vocode
+from metavoice.tts import SECTION, TTS, Assembly, Piece, Voice, codec_reach, drawing_options, faded, first_stage, pause_after, spoken_parts, stage_seed, takes_of, vocode
 
 NANO = Path(pipeline.__file__).parent / "nano"
 SHORT = "The dog slept."
@@ -128,7 +131,25 @@ def test_progress_never_goes_back(tts):
         assert done == sorted(done), stage
     assert max(d for s, d, _ in seen if s == "first stage") == timings["tokens"] > 20
     assert all(of is None or 0 <= d <= of for _, d, of in seen) and ("vocoder", 2, 2) in seen
-    assert set(timings) == {"loading", "first stage", "second stage", "vocoder", "denoiser", "tokens"}
+    assert set(timings) == {"loading", "first stage", "second stage", "listener", "vocoder", "denoiser", "tokens"}
+
+def test_the_clearest_of_several_takes_is_kept(tts):
+    piece, = tts.pieces([SHORT], seed=3)
+    takes = takes_of(piece, 4)
+    alone = [next(tts.speak([replace(take)], drawing_options(tts.bundle, takes=1))) for take in takes]
+    clear = [clearness(tts.bundle.listener, SHORT, Audio(tts.bundle.codec.decode(p.codes[None])[0].detach(), 24000)) for p in alone]
+    kept, = tts.codes([SHORT], seed=3, takes=4)
+    assert len(set(clear)) > 1 and torch.equal(kept[0], alone[clear.index(max(clear))].codes)
+    first, = tts.codes([SHORT], seed=3, takes=1)
+    assert torch.equal(first[0], alone[0].codes)
+
+def test_takes_need_a_listener_and_time(tts):
+    deaf = copy(tts.bundle)
+    deaf.manifest = tts.bundle.manifest | dict(parts={k: v for k, v in tts.bundle.manifest["parts"].items() if k != "listener"})
+    with refused(OptionError, "has no listener to choose between 2 takes; use takes=1"): TTS(deaf).synthesise(SHORT, takes=2)
+    with refused(OptionError, "takes is 3, but what is streamed in chunks"): tts.stream(SHORT, takes=3)
+    with refused(OptionError, "takes is 3, but what is streamed in chunks"): tts.stream(SHORT, takes=3, chunk=.1)
+    assert torch.equal(sound(list(tts.stream(SHORT, seed=1, takes=2, chunk=None))), tts.synthesise(SHORT, seed=1, takes=2).samples)
 
 def test_options_over_the_defaults_of_the_bundle(tts):
     assert drawing_options(tts.bundle)["temperature"] == tts.bundle.defaults["temperature"]
@@ -139,7 +160,7 @@ def test_options_over_the_defaults_of_the_bundle(tts):
 @pytest.mark.parametrize("options,words", [(dict(guidance=.5), "guidance is 0.5"), (dict(top_p=0), "top_p is 0"), (dict(temperature=float("nan")), "temperature is nan"),
     (dict(vocoder="organ"), "unknown vocoder 'organ'; use mbd or codec"), (dict(seed="x"), "seed is 'x'"), (dict(seed=[1, 2]), "2 seeds for 1 texts"),
     (dict(voice=[None, None]), "2 voices for 1 texts"), (dict(vocoder="codec", steps=5), "steps are for the vocoder mbd"), (dict(vocoder="mbd", steps=0), "steps is 0"),
-    (dict(vocoder="mbd", steps=2.5), "steps is 2.5"), (dict(vocoder="mbd", steps=10_000), "10000 steps of diffusion; use 1 to")])
+    (dict(vocoder="mbd", steps=2.5), "steps is 2.5"), (dict(takes=0), "takes is 0; use a whole number from 1 to 16"), (dict(takes=True), "takes is True"), (dict(vocoder="mbd", steps=10_000), "10000 steps of diffusion; use 1 to")])
 def test_options_refused(options, words):
     with refused(OptionError, words): TTS.from_pretrained(device="cpu").synthesise(SHORT, **options)
 
@@ -231,7 +252,7 @@ def test_a_stream_of_whole_pieces_is_the_same_to_the_bit(tts, whole):
     assert torch.equal(sound(chunks), whole.samples)
 
 def test_a_stream_in_chunks_is_the_same_within_its_tolerance(tts):
-    plain = tts.synthesise(LONG, seed=7, denoise=False).samples
+    plain = tts.synthesise(LONG, seed=7, takes=1, denoise=False).samples
     timings, seen = {}, []
     chunks = list(tts.stream(LONG, seed=7, denoise=False, chunk=.4, timings=timings, progress=lambda *p: seen.append(p)))
     streamed = sound(chunks)
@@ -240,8 +261,8 @@ def test_a_stream_in_chunks_is_the_same_within_its_tolerance(tts):
     assert abs(loudness(streamed, 24000) - loudness(plain, 24000)) < 1
     assert set(timings) == {"loading", "first stage", "second stage", "vocoder", "loudness", "tokens"} and timings["tokens"] == max(d for s, d, _ in seen if s == "first stage")
 
-def test_a_denoised_stream_is_as_long_and_begins_soon(tts, whole):
-    chunks = list(tts.stream(LONG, seed=7, chunk=.3))
+def test_a_denoised_stream_is_as_long_and_begins_soon(tts):
+    whole, chunks = tts.synthesise(LONG, seed=7, takes=1), list(tts.stream(LONG, seed=7, chunk=.3))
     assert len(sound(chunks)) == len(whole.samples) and .2 < chunks[0].duration < .4
     assert alike(sound(chunks), whole.samples, 48000) > .98
 
