@@ -28,8 +28,8 @@ from .tokeniser import Tokeniser, split_text
 __all__ = ['PAUSES', 'VOCODERS', 'logger', 'ATTEMPTS', 'SECTION', 'EMBEDDINGS', 'Voice', 'save', 'load_voice', 'stage_seed',
            'check_seed', 'Piece', 'piece_limit', 'pause_after', 'spoken_parts', 'drawing_options', 'of_tokens',
            'takes_wanted', 'pick_vocoder', 'diffusion_options', 'room', 'within_room', 'prompt_of', 'ended_well',
-           'first_stage', 'second_stage', 'vocode', 'takes_of', 'complete', 'faded', 'loudness_gain', 'Assembly',
-           'timed', 'TTS', 'named_source', 'voice', 'one_each', 'pieces', 'speak', 'codes', 'make_ready', 'sounds',
+           'first_stage', 'second_stage', 'vocode', 'timed', 'takes_of', 'complete', 'faded', 'loudness_gain',
+           'Assembly', 'TTS', 'named_source', 'voice', 'one_each', 'pieces', 'speak', 'codes', 'make_ready', 'sounds',
            'request', 'synthesise', 'codec_reach', 'first_stage_stream', 'chunks', 'stream']
 
 # %% ../nbs/12_tts.ipynb #9a9aa91f
@@ -281,6 +281,17 @@ def vocode(
     elif progress is not None: progress(1, 1)
     return samples[0].float().cpu()
 
+# %% ../nbs/12_tts.ipynb #89451058
+@contextmanager
+def timed(
+    clock:dict, # name → seconds so far
+    name:str
+):
+    "Add the time that the block takes."
+    began = time.perf_counter()
+    try: yield
+    finally: clock[name] = clock.get(name, 0.) + time.perf_counter()-began
+
 # %% ../nbs/12_tts.ipynb #af1d8675
 def takes_of(
     piece:Piece,
@@ -386,17 +397,6 @@ class Assembly:
     def forget(self):
         "Leave a text unfinished; the next one begins afresh."
         if self._enhance is not None: self._enhance.flush()
-
-# %% ../nbs/12_tts.ipynb #89451058
-@contextmanager
-def timed(
-    clock:dict, # name → seconds so far
-    name:str
-):
-    "Add the time that the block takes."
-    began = time.perf_counter()
-    try: yield
-    finally: clock[name] = clock.get(name, 0.) + time.perf_counter()-began
 
 # %% ../nbs/12_tts.ipynb #687be684
 class TTS:

@@ -61,9 +61,9 @@ def test_settings_reach_the_model(app, tts, monkeypatch):
     seen = {}
     monkeypatch.setattr(tts, "synthesise", lambda text, voice, progress, **options: seen.update(options) or Audio(torch.ones(2400)/2, 24000))
     app.settings.sliders["guidance"].value, app.settings.sliders["top_p"].value, app.settings.sliders["temperature"].value = 2.5, .95, 1.1
-    app.settings.vocoder.value, app.settings.denoise.value, app.settings.fresh.value, app.settings.seed.value = "mbd", True, False, 7
+    app.settings.vocoder.value, app.settings.denoise.value, app.settings.fresh.value, app.settings.seed.value, app.settings.takes.value = "mbd", True, False, 7, 4
     press(app, "The dog slept.")
-    assert seen == dict(guidance=2.5, top_p=.95, temperature=1.1, seed=7, vocoder="mbd", denoise=True)
+    assert seen == dict(guidance=2.5, top_p=.95, temperature=1.1, takes=4, seed=7, vocoder="mbd", denoise=True)
 
 def test_released_ranges(tts):
     sliders = SettingsPanel(tts).sliders
