@@ -31,7 +31,7 @@ def test_a_dry_run_makes_a_bundle_that_speaks_its_own_shape(corpus, tmp_path, ca
     assert "bundle" in capsys.readouterr().out
     from metavoice.bundle import load_bundle
     bundle = load_bundle(tmp_path/"run"/"bundle")
-    assert set(bundle.parts) == {"tokeniser", "first", "second", "codec", "speaker_encoder", "mbd"}
+    assert set(bundle.parts) == {"tokeniser", "first", "second", "codec", "speaker_encoder", "mbd", "listener"}
     codes = bundle.codec.encode(corpus.audio(0)[None])
     assert codes.shape[1] == 8 and bundle.codec.decode(codes).isfinite().all()
     # again: every stage is finished, nothing is trained twice
