@@ -466,7 +466,7 @@ SIZES = dict(
               UNetConfig(latent_dim=16, hidden=8, depth=2, growth=2., kernel=24, stride=12), ListenerConfig(width=32, wide=32, hidden=64, blocks=2), 300, 1000, 4, False, False))
 STAGES = ('corpus', 'codec', 'tokeniser', 'first', 'second', 'listener', 'decoder', 'mbd', 'bundle')
 SHARES = dict(codec=.12, first=.4, second=.08, listener=.13, decoder=.21, mbd=.06) # of the time
-NANO_DEFAULTS = dict(guidance=1., prompt_guidance=2., temperature=.6, top_p=.9, top_k=None, constrain=True, piece_tokens=34,
+NANO_DEFAULTS = dict(guidance=1., prompt_guidance=2., temperature=.6, top_p=.9, top_k=None, constrain=True, piece_tokens=34, takes=6, attenuation_limit=12.,
                      second=dict(temperature=0., padded=False), mbd=dict(steps=4, start=299), vocoder='codec', loudness=-23.)
 NANO_LICENCES = dict(tokeniser='Apache-2.0', first='Apache-2.0', second='Apache-2.0', codec='Apache-2.0', mbd='Apache-2.0', listener='Apache-2.0',
                      speaker_encoder='Apache-2.0, Resemble AI, resemblyzer 0.1.4')

@@ -101,6 +101,7 @@ class Piece:
     codes: Tensor|None = None # (8, frames), while they are between the stages
     error: MetaVoiceError|None = None # why it has no sound
     cut: bool = False         # it came to no end and was cut
+    spare: bool = False       # one of several takes: only what becomes of all is told
 
     def generator(self, stage:str)->torch.Generator:
         "The source of chance for one stage; depends on nothing but the seed."
@@ -203,7 +204,7 @@ def within_room(
     kept = codes[:,:room(bundle, piece)]
     if not kept.shape[1]: raise MetaVoiceError(f"nothing was said for {piece.text!r} in {attempts} attempts; try another seed or another temperature")
     piece.cut = not finished or kept.shape[1] < codes.shape[1]
-    if piece.cut:
+    if piece.cut and not piece.spare:
         logger.warning("%r came to no end in %d attempt%s and was cut after %d frames; try another seed", piece.text, attempts, 's'*(attempts>1), kept.shape[1])
     return kept
 
@@ -296,9 +297,9 @@ def timed(
 def takes_of(
     piece:Piece,
     count:int
-)->list: # of Piece; the first is the piece itself
+)->list: # of Piece; the first has the piece's own seed, and one alone is the piece itself
     "A piece to be said several times, each with chances of its own."
-    return [piece, *(replace(piece, seed=stage_seed(piece.seed, 'take', n)) for n in range(1, count))]
+    return [replace(piece, seed=stage_seed(piece.seed, 'take', n) if n else piece.seed, spare=True) for n in range(count)] if count > 1 else [piece]
 
 def complete(
     bundle:Bundle,
@@ -318,6 +319,7 @@ def complete(
             clear = [clearness(bundle.listener, piece.text, Audio(vocode(bundle, replace(take, codes=rows), 'codec'), bundle.codec.sample_rate)) for (take,_),rows in zip(said, full)]
             best = clear.index(max(clear))
     piece.codes, piece.cut = full[best], said[best][0].cut
+    if piece.cut and said[best][0].spare: logger.warning("%r came to no end in any of %d takes and was cut after %d frames; try another seed", piece.text, len(takes), piece.codes.shape[1])
 
 # %% ../nbs/12_tts.ipynb #5f79daf0
 def faded(

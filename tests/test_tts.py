@@ -143,6 +143,18 @@ def test_the_clearest_of_several_takes_is_kept(tts):
     first, = tts.codes([SHORT], seed=3, takes=1)
     assert torch.equal(first[0], alone[0].codes)
 
+def test_takes_without_an_end_give_way_to_one_with_an_end(monkeypatch, tts, caplog):
+    piece, = tts.pieces([SHORT], seed=3)
+    def drawn(ends):
+        takes = takes_of(piece, len(ends))
+        for take, end in zip(takes, ends): pipeline.within_room(tts.bundle, take, torch.zeros(2, 9, dtype=torch.long), end)
+        return takes, [torch.full((2, 9), n, dtype=torch.long) for n in range(len(ends))]
+    monkeypatch.setattr(pipeline, "clearness", lambda listener, text, audio: 0.)
+    with caplog.at_level(logging.WARNING): pipeline.complete(tts.bundle, piece, *drawn([False, True, False]))
+    assert (piece.codes[0] == 1).all() and not piece.cut and not caplog.text
+    with caplog.at_level(logging.WARNING): pipeline.complete(tts.bundle, piece, *drawn([False, False]))
+    assert piece.cut and "came to no end in any of 2 takes and was cut after 9 frames" in caplog.text
+
 def test_takes_need_a_listener_and_time(tts):
     deaf = copy(tts.bundle)
     deaf.manifest = tts.bundle.manifest | dict(parts={k: v for k, v in tts.bundle.manifest["parts"].items() if k != "listener"})
