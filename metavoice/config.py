@@ -18,7 +18,8 @@ __all__ = ['NO_FLAG', 'Number', 'Positive', 'Share', 'READ', 'CALLED', 'Within',
            'add_flags']
 
 # %% ../nbs/13b_config.ipynb #0933c3d8
-class Within(NamedTuple):
+@dataclass(frozen=True) # not a tuple: those of equal numbers but of another class would be the same to `Annotated`
+class Within:
     "The numbers that a setting may be."
     low: float
     high: float = math.inf
