@@ -1,4 +1,4 @@
-"Reads everything it needs from settings.ini, so that a version or a dependency is written once."
+"Read all metadata from settings.ini, so that versions and dependencies are written once."
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -27,6 +27,7 @@ setup(
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",
         "Natural Language :: English",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 15)),
         "Topic :: Multimedia :: Sound/Audio :: Speech",
     ],
     packages=find_packages(include=["metavoice", "metavoice.*"]),

@@ -85,8 +85,8 @@ def read_all(path):
 # The golden files: released → loaded → saved → loaded
 
 @pytest.fixture(scope="module")
-def golden_pair(golden, tmp_path_factory):
-    released = load_bundle(golden, "cpu")
+def golden_pair(full_golden, tmp_path_factory):
+    released = load_bundle(full_golden, "cpu")
     path = released.save(tmp_path_factory.mktemp("golden") / "ours", "float32")
     return released, load_bundle(path, "cpu")
 

@@ -72,16 +72,16 @@ def test_the_released_loss_is_the_golden_one(golden, expected):
 def test_text_and_padding_are_masked_unless_the_released_loss_is_wanted():
     layout, rng = TokenLayout(), torch.Generator().manual_seed(0)
     batch = [TokenizedUtterance([1, 2, 512], torch.randint(1024, (8, n), generator=rng), [], torch.empty(0), "a", n) for n in (20, 33)]
-    ids, targets = collate_finetuning(batch, layout, rng, FinetuneConfig())
+    ids, targets = collate_finetuning(batch, layout, rng)
     assert targets[0][targets[0] >= 0].tolist() == ids[0,0,3:3+40].tolist()+[layout.end_of_audio] and (targets[:,:2] == -100).all()
-    ids, targets = collate_finetuning(batch, layout, rng, FinetuneConfig(released_loss=True))
+    ids, targets = collate_finetuning(batch, layout, rng, released_loss=True)
     assert torch.equal(targets, ids[:,0].roll(-1, 1))
 
 @pytest.mark.parametrize("method", ["last", "full", "lora"])
 def test_what_is_learnt_is_what_loads(tmp_path, settings, method):
     "Only the weights that the method names have moved, and the result computes what the trained model did."
     heard = []
-    run = Finetuner(out=str(tmp_path/"run"), method=method, dtype="float32", told=heard.append, **settings)
+    run = Finetuner(out=str(tmp_path/"run"), method=method, dtype="float32", on_log=heard.append, **settings)
     assert run.run() == tmp_path/"run"/"bundle"
     assert [l["step"] for l in heard] == [0, 2, 3, 4, 6] == [l["step"] for l in read_log(tmp_path/"run")]
     assert {"loss", "rate", "tokens_per_second", "held_out_audio", "held_out_accuracy"} <= heard[-1].keys()
@@ -127,12 +127,12 @@ def test_a_few_recordings_are_learnt_from_with_none_held_out(tmp_path, settings)
 def test_stopped_from_another_thread_and_resumed_it_ends_with_the_same_bits(tmp_path, settings, method):
     settings |= dict(method=method, evaluate_steps=20)
     Finetuner(out=str(tmp_path/"whole"), **settings).run()
-    def told(line):
+    def on_log(line):
         if line["step"] == 2: run.stop()
-    run = Finetuner(out=str(tmp_path/"halves"), told=told, **settings)
+    run = Finetuner(out=str(tmp_path/"halves"), on_log=on_log, **settings)
     thread = threading.Thread(target=run.run)
     thread.start(); thread.join(120)
-    assert run.training.step < 6 and (tmp_path/"halves"/"bundle"/"bundle.json").exists()  # what there is can be heard
+    assert run.trainer.step < 6 and (tmp_path/"halves"/"bundle"/"bundle.json").exists()  # what there is can be heard
     assert Finetuner(out=str(tmp_path/"halves"), resume=True, **settings).run() == tmp_path/"halves"/"bundle"
     whole, halves = (torch.load(tmp_path/o/"first"/"state.pt", weights_only=True) for o in ("whole", "halves"))
     assert whole["step"] == halves["step"] == 6 and whole["model"].keys() == halves["model"].keys()

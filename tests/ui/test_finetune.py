@@ -136,7 +136,7 @@ def test_removed_recordings_are_gone(panel, recordings):
     panel.rows["0"][2].children[-1].click()
     assert list(panel.rows) == ["1"] and sorted(p.name for p in panel.folder.iterdir()) == ["1.flac", "1.txt"]
 
-@pytest.mark.parametrize("name,data,words", [("a.wav", b"nothing", "in no format"), ("a.wav", b"", "empty"), ("a.txt", b"\xff\xfe\x00", "isn't UTF-8"), ("a.exe", b"MZ", "in no format")])
+@pytest.mark.parametrize("name,data,words", [("a.wav", b"nothing", "in no supported format"), ("a.wav", b"", "empty"), ("a.txt", b"\xff\xfe\x00", "isn't UTF-8"), ("a.exe", b"MZ", "in no supported format")])
 def test_bad_files_say_why_and_are_not_kept(panel, name, data, words):
     panel.receive(name, data)
     assert words in panel.notice.text and panel.notice.kind == "bad" and not panel.rows and not panel.folder.exists()

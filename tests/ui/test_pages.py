@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from conftest import until
+from helpers import until
 from metavoice.audio.sound import Audio, load_audio
 
 NANO = Path(__file__).parents[1]/"metavoice"/"nano"
@@ -76,7 +76,7 @@ def test_a_sentence_in_an_uploaded_voice(page, tmp_path):
     upload = page.find("input[type=file]")
     (tmp_path/"odd.mp3").write_bytes(b"nothing of the kind")
     upload.send_keys(str(tmp_path/"odd.mp3"))
-    until(lambda: "odd.mp3: the recording is in no format" in page.find(".mv-bad").text)
+    until(lambda: "odd.mp3: the recording is in no supported format" in page.find(".mv-bad").text)
     slt = load_audio(NANO/"voices"/"slt.ogg") # as wav more than a Jupyter server takes in one message
     Audio(slt.resample(48000).samples.repeat(4)[:110*48000], 48000).save(tmp_path/"me.wav")
     assert (tmp_path/"me.wav").stat().st_size > 10e6
