@@ -74,3 +74,12 @@ def speech():
     if not path.is_dir():
         pytest.skip(f"there are no recordings at {path}; METAVOICE_SPEECH can name a folder with them")
     return path
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    "Let one worker of pytest-xdist run the tests of a file, which share fixtures, and the notebooks of a folder."
+    for item in items:
+        file = Path(item.fspath)
+        notebook = getattr(item, "callspec", None) and item.callspec.params.get("notebook")
+        item.add_marker(pytest.mark.xdist_group(str(notebook.parent if notebook else file)))

@@ -50,13 +50,13 @@ def plain_attention(
     scores = (q @ k.mT / q.shape[-1]**.5).masked_fill(~mask, -torch.inf)
     return scores.softmax(-1).nan_to_num() @ v
 
-# %% ../../nbs/models/00_attention.ipynb #947e5787
+# %% ../../nbs/models/00_attention.ipynb #cdf32e14
 def partial_attention(
     q: Tensor,  # (batch, heads, T, d) queries
     k: Tensor,  # (batch, heads, S, d) keys of one split
     v: Tensor,  # (batch, heads, S, d) values of one split
     mask: Tensor | None = None,  # broadcasts to (batch, heads, T, S), True where a query attends to a key
-) -> tuple[Tensor, Tensor]:  # (batch, heads, T, d) output normalised within the split; (batch, heads, T) log denominator
+) -> tuple[Tensor, Tensor]:  # (batch, heads, T, d) normalised within the split; (batch, heads, T) log denominators
     "Return the attention to one split of the keys; an empty split gives zeros and a log denominator of −∞."
     scores = q.float() @ k.float().mT / q.shape[-1]**.5
     if mask is not None:

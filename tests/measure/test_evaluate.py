@@ -20,7 +20,7 @@ from metavoice.measure.recordings import (
 )
 from metavoice.measure.report import (
     ClipResult, Evaluation, align_columns, grid_table, plot_grid, save_evaluation, summarise_clips,
-    wer_std_over_runs
+    wer_std
 )
 from metavoice.measure.evaluate import evaluate, evaluate_grid, make_items, with_defaults
 from metavoice.generate.options import sampling_options
@@ -131,8 +131,8 @@ def test_seeds_are_no_sentences():
 
 def test_deviation_over_runs():
     rows = [a_row(run=r, errors=e) for r, e in ((0, 0), (0, 2), (1, 4), (1, 4))]
-    assert wer_std_over_runs(rows) == pytest.approx(np.std([.25, 1.], ddof=1))
-    assert wer_std_over_runs(rows[:2]) is None
+    assert wer_std(rows) == pytest.approx(np.std([.25, 1.], ddof=1))
+    assert wer_std(rows[:2]) is None
 
 def test_summed_up():
     s = summarise_clips([a_row(), a_row(text="y", nearest="b", ratio=.5, seconds=0., errors=3), a_row(text="z", ratio=1.7), a_row(text="u", ratio=1.6)], True)

@@ -18,7 +18,7 @@ from metavoice.serve.service import SpeechJob, SpeechService
 from metavoice.serve.app import start_server
 from metavoice.generate.options import sampling_options
 from metavoice.generate.tts import TTS
-from metavoice.generate.voice import load_voice
+from metavoice.generate.voice import Voice
 
 ROOT = Path(__file__).parents[1]
 SHORT = "The dog slept."
@@ -155,7 +155,7 @@ def test_voices(tts, http, reference, served):
     assert http.post("/v1/voices", data=dict(name="Ada Lovelace"), files=dict(file=("a.ogg", reference))).json()==made.json()
     assert {"rms", "slt", "awb", "Ada Lovelace"} <= {o["name"] for o in http.get("/v1/voices").json()["data"]}
     files = list(served[0].service.store.folder.iterdir())
-    assert [o.name for o in files]==[f"{key}.safetensors"] and torch.allclose(load_voice(files[0]).embedding, tts.voice("rms").embedding)
+    assert [o.name for o in files]==[f"{key}.safetensors"] and torch.allclose(Voice.load(files[0]).embedding, tts.voice("rms").embedding)
     for voice in (key, "ada lovelace", dict(id=key)): assert ask(http, voice=voice).status_code==200
     other = Path(tts.bundle.voices["slt"]).read_bytes()
     refused(http.post("/v1/voices", data=dict(name="ada lovelace"), files=dict(file=("a.ogg", other))), 409, "another voice")
@@ -386,7 +386,7 @@ def test_kill_9_under_load(tmp_path, reference):
         there = {o["id"] for o in httpx.get(f"{url}/v1/voices").json()["data"]}
         assert set(promised) <= there
         assert httpx.post(f"{url}/v1/audio/speech", json=dict(model="nano", input=SHORT, voice=promised[0]), timeout=60).status_code==200
-    for path in (tmp_path/"voices").glob("voice_*"): load_voice(path)
+    for path in (tmp_path/"voices").glob("voice_*"): Voice.load(path)
 
 def test_no_other_handler_quotes_texts():
     code = """
