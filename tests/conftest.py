@@ -3,8 +3,11 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models gain nothing from more, and workers run side by side
+
+import numpy as np  # noqa: E402
 
 TESTS = Path(__file__).parent
 SHARED = TESTS.parents[1] / "shared"

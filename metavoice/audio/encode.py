@@ -22,10 +22,13 @@ __all__ = ['CONTAINERS', 'AUDIO_FORMATS', 'MP3_SAMPLE_RATES', 'BLOCK_SAMPLES', '
            'CODEC_SAMPLE_RATES', 'PCM_SAMPLE_RATE', 'to_int16', 'SoundWriter', 'encode_audio', 'format_from_path',
            'open_sound_file', 'wav_header', 'StreamBuffer', 'StreamEncoder']
 
-# %% ../../nbs/audio/01_encode.ipynb #d1e281c3
+# %% ../../nbs/audio/01_encode.ipynb #02dc07b0
 CONTAINERS = dict(
-    wav=('WAV', 'PCM_16'), flac=('FLAC', 'PCM_16'), ogg=('OGG', 'VORBIS'), mp3=('MP3', 'MPEG_LAYER_III'),
-    opus=('OGG', 'OPUS')
+    wav=('WAV', 'PCM_16'),
+    flac=('FLAC', 'PCM_16'),
+    ogg=('OGG', 'VORBIS'),
+    mp3=('MP3', 'MPEG_LAYER_III'),
+    opus=('OGG', 'OPUS'),
 )  # libsndfile's names of the container and the encoding
 
 AUDIO_FORMATS = ('wav', 'flac', 'ogg', 'mp3')  # of files, by their ending
@@ -34,28 +37,32 @@ MP3_SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000
 
 BLOCK_SAMPLES = 65536  # samples that libsndfile is given at once
 
+
 def to_int16(
-    samples: Tensor  # (time,), −1…1
+    samples: Tensor,  # (time,), −1…1
 ) -> Tensor:  # (time,) int16
     "Round samples to 16 bits; values beyond ±1 are clipped."
-    return (samples.clamp(-1, 1)*32767).round().to(torch.int16)
+    return (samples.clamp(-1, 1) * 32767).round().to(torch.int16)
+
 
 class SoundWriter:
     "Encodes mono samples block by block with libsndfile."
+
     def __init__(
         self,
-        file,              # a path, or a binary file to write to
+        file,  # a path, or a binary file to write to
         sample_rate: int,  # Hz
-        format: str,       # a key of `CONTAINERS`
-        **options          # of `soundfile.SoundFile`, such as bitrate_mode
+        format: str,  # a key of `CONTAINERS`
+        **options,  # of `soundfile.SoundFile`, such as bitrate_mode
     ):
         import soundfile
+
         container, subtype = CONTAINERS[format]
         self.file = soundfile.SoundFile(file, 'w', sample_rate, 1, subtype, format=container, **options)
 
     def write(
         self,
-        samples: Tensor  # (time,) floats within −1…1, or int16
+        samples: Tensor,  # (time,) floats within −1…1, or int16
     ):
         "Append samples; floats beyond ±1 are clipped."
         if samples.is_floating_point():
@@ -73,11 +80,11 @@ class SoundWriter:
     def __exit__(self, *error):
         self.close()
 
-# %% ../../nbs/audio/01_encode.ipynb #24211619
+# %% ../../nbs/audio/01_encode.ipynb #49dbe739
 def encode_audio(
-    samples: Tensor,      # (time,) floats within −1…1, or int16
-    sample_rate: int,     # Hz
-    format: str = 'wav'   # wav, flac, ogg, mp3 or opus
+    samples: Tensor,  # (time,) floats within −1…1, or int16
+    sample_rate: int,  # Hz
+    format: str = 'wav',  # wav, flac, ogg, mp3 or opus
 ) -> bytes:
     "Encode samples as a sound file in memory."
     file = io.BytesIO()
@@ -85,20 +92,23 @@ def encode_audio(
         writer.write(samples)
     return file.getvalue()
 
-# %% ../../nbs/audio/01_encode.ipynb #41f0d7c2
+# %% ../../nbs/audio/01_encode.ipynb #eeb18a09
 def format_from_path(
     path: str | Path,
-    name: str | Path | None = None  # of the file in a message; the path if None
+    name: str | Path | None = None,  # of the file in a message; the path if None
 ) -> str:
     "Return the format that a file's ending names; raises `OutputError` for an unknown one."
     path = Path(path)
     if path.suffix[1:].lower() not in AUDIO_FORMATS:
         raise OutputError(
-            f"can't write {name or path}: unknown ending {path.suffix!r}; use .{', .'.join(AUDIO_FORMATS)}")
+            f"can't write {name or path}: unknown ending {path.suffix!r}; use .{', .'.join(AUDIO_FORMATS)}"
+        )
     return path.suffix[1:].lower()
+
 
 class _GrowingFile:
     "The write function of `open_sound_file`: counts samples and names the file in errors."
+
     def __init__(self, path, name, sample_rate):
         self.path, self.name, self.sample_rate = Path(path), name, sample_rate
         self.format, self.samples_written, self.writer = format_from_path(path, name), 0, None
@@ -108,15 +118,16 @@ class _GrowingFile:
 
     def error(self, cause=''):
         "Return the `OutputError` for a failed write, with the free space on the disk."
-        free = shutil.disk_usage(self.path.parent).free/1e6
+        free = shutil.disk_usage(self.path.parent).free / 1e6
         reason = f"{cause}; " if str(cause) else ''
         return OutputError(f"can't write {self.name}: {reason}{free:.0f} MB are free on its disk")
 
     def __call__(self, samples):
         import soundfile
+
         self.samples_written += len(samples)
-        if self.format == 'wav' and 2*self.samples_written > 2**32-1000:
-            hours = self.samples_written/self.sample_rate/3600
+        if self.format == 'wav' and 2 * self.samples_written > 2**32 - 1000:
+            hours = self.samples_written / self.sample_rate / 3600
             raise OutputError(f"can't write {self.name}: a .wav holds no more than {hours:.1f} hours; use .flac")
         try:
             self.writer.write(samples)
@@ -126,18 +137,21 @@ class _GrowingFile:
     def check_length(self):
         "Raise `OutputError` if the closed file holds fewer samples than were written."
         import soundfile
+
         n = self.samples_written
-        if n and not .98*n < soundfile.info(self.path).frames < 1.1*n+5000:
+        if n and not 0.98 * n < soundfile.info(self.path).frames < 1.1 * n + 5000:
             raise self.error()
+
 
 @contextmanager
 def open_sound_file(
-    path: str | Path,               # where to write; its ending names the format
-    sample_rate: int,               # Hz
-    name: str | Path | None = None  # of the file in messages; the path if None
+    path: str | Path,  # where to write; its ending names the format
+    sample_rate: int,  # Hz
+    name: str | Path | None = None,  # of the file in messages; the path if None
 ):  # a function that appends samples, (time,) floats within −1…1 or int16
     "Open a sound file that grows; raises `OutputError` for an unknown ending, a full disk, or a .wav beyond 4 GB."
     import soundfile
+
     write = _GrowingFile(path, name or path, sample_rate)
     try:
         with SoundWriter(path, sample_rate, write.format) as writer:
@@ -149,25 +163,40 @@ def open_sound_file(
     except (OSError, soundfile.LibsndfileError) as e:
         raise write.error(e) from None
 
-# %% ../../nbs/audio/01_encode.ipynb #15edae61
+# %% ../../nbs/audio/01_encode.ipynb #00ca1006
 def wav_header(
-    sample_rate: int,            # Hz
-    samples: int | None = None   # None: not known yet
+    sample_rate: int,  # Hz
+    samples: int | None = None,  # None: not known yet
 ) -> bytes:  # 44
     "Return the header of a wav file of 16-bit mono samples (Microsoft's RIFF layout)."
+
     def size(more):
-        return 2**32-1 if samples is None else min(2**32-1, 2*samples+more)
+        return 2**32 - 1 if samples is None else min(2**32 - 1, 2 * samples + more)
 
     return struct.pack(
-        '<4sI4s4sIHHIIHH4sI', b'RIFF', size(36), b'WAVE', b'fmt ', 16, 1, 1, sample_rate, 2*sample_rate, 2, 16,
-        b'data', size(0))
+        '<4sI4s4sIHHIIHH4sI',
+        b'RIFF',
+        size(36),
+        b'WAVE',
+        b'fmt ',
+        16,
+        1,
+        1,
+        sample_rate,
+        2 * sample_rate,
+        2,
+        16,
+        b'data',
+        size(0),
+    )
 
-# %% ../../nbs/audio/01_encode.ipynb #c7f4ed8d
+# %% ../../nbs/audio/01_encode.ipynb #462790cb
 class StreamBuffer:
     "A binary file for libsndfile whose bytes are taken once, in order."
+
     def __init__(
         self,
-        keep: bool = False  # give out nothing before the end
+        keep: bool = False,  # give out nothing before the end
     ):
         self.data, self.keep = bytearray(), keep
         self.position, self.bytes_taken = 0, 0  # of the file
@@ -175,16 +204,16 @@ class StreamBuffer:
     def write(self, data) -> int:
         "Write at the position; what falls on bytes already taken is dropped."
         data = bytes(data)
-        late = max(0, self.bytes_taken-self.position)
-        start = max(0, self.position-self.bytes_taken)
+        late = max(0, self.bytes_taken - self.position)
+        start = max(0, self.position - self.bytes_taken)
         if late < len(data):
-            self.data[start:start+len(data)-late] = data[late:]
+            self.data[start : start + len(data) - late] = data[late:]
         self.position += len(data)
         return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         "Move the position, from the start, the position or the end."
-        self.position = offset + (0, self.position, self.bytes_taken+len(self.data))[whence]
+        self.position = offset + (0, self.position, self.bytes_taken + len(self.data))[whence]
         return self.position
 
     def tell(self) -> int:
@@ -206,24 +235,26 @@ class StreamBuffer:
         self.bytes_taken += len(data)
         return data
 
-# %% ../../nbs/audio/01_encode.ipynb #a0819f82
+# %% ../../nbs/audio/01_encode.ipynb #25b523eb
 STREAM_MEDIA_TYPES = dict(
     wav='audio/wav', flac='audio/flac', mp3='audio/mpeg', opus='audio/ogg', pcm='audio/pcm'
 )  # of each format of a stream
 
-STREAM_OPTIONS = dict(mp3=dict(bitrate_mode='CONSTANT', compression_level=.9))  # of libsndfile
+STREAM_OPTIONS = dict(mp3=dict(bitrate_mode='CONSTANT', compression_level=0.9))  # of libsndfile
 
 CODEC_SAMPLE_RATES = (24_000, 48_000)  # Hz, of mp3 and opus in a stream
 
 PCM_SAMPLE_RATE = 24_000  # Hz, as OpenAI's clients expect
 
+
 class StreamEncoder:
     "Encodes a stream of samples as bytes; raises `OptionError` for an unknown format."
+
     def __init__(
         self,
-        format: str,                     # a key of `STREAM_MEDIA_TYPES`
-        sample_rate: int,                # Hz, of the samples
-        pcm_rate: int = PCM_SAMPLE_RATE  # Hz, of format pcm
+        format: str,  # a key of `STREAM_MEDIA_TYPES`
+        sample_rate: int,  # Hz, of the samples
+        pcm_rate: int = PCM_SAMPLE_RATE,  # Hz, of format pcm
     ):
         if format not in STREAM_MEDIA_TYPES:
             raise OptionError(f"unknown format {format!r}; use {', '.join(STREAM_MEDIA_TYPES)}")
@@ -250,7 +281,7 @@ class StreamEncoder:
 
     def feed(
         self,
-        samples: Tensor  # (time,), −1…1
+        samples: Tensor,  # (time,), −1…1
     ) -> bytes:
         "Encode the next samples; returns the bytes that are ready."
         self._write(self.resampler.process(samples) if self.resampler else samples)

@@ -19,14 +19,15 @@ from ..core.errors import OptionError
 __all__ = ['MIN_PITCH', 'MAX_PITCH', 'resample', 'mel_filters', 'stft_magnitude', 'mel_spectrogram', 'log_mel', 'estimate_pitch',
            'trim_silence', 'loudness', 'soft_limit', 'normalise_loudness', 'ResampleStream']
 
-# %% ../../nbs/audio/00_features.ipynb #a4abf836
+# %% ../../nbs/audio/00_features.ipynb #ed8d088e
 def resample(
-    x: Tensor,       # (..., time)
+    x: Tensor,  # (..., time)
     from_rate: int,  # Hz
-    to_rate: int     # Hz
+    to_rate: int,  # Hz
 ) -> Tensor:  # (..., ceil(time · to_rate / from_rate))
     "Change the sample rate with a windowed sinc; raises `OptionError` for a rate that isn't a positive whole number."
     import torchaudio
+
     for rate in (from_rate, to_rate):
         if rate != int(rate) or rate <= 0:
             raise OptionError(f"sample rate is {rate!r} Hz; use a positive whole number")
@@ -36,207 +37,223 @@ def resample(
     if ratio.numerator > 100_000:
         raise OptionError(f"can't resample from {from_rate} Hz to {to_rate} Hz; the rates are too far apart")
     y = torchaudio.functional.resample(x, ratio.denominator, ratio.numerator)
-    length = -(-x.shape[-1]*int(to_rate)//int(from_rate))
-    return F.pad(y[..., :length], (0, max(0, length-y.shape[-1])))
+    length = -(-x.shape[-1] * int(to_rate) // int(from_rate))
+    return F.pad(y[..., :length], (0, max(0, length - y.shape[-1])))
 
-# %% ../../nbs/audio/00_features.ipynb #50e8de6d
+# %% ../../nbs/audio/00_features.ipynb #7a164cb5
 @lru_cache(maxsize=32)
 def mel_filters(
     sample_rate: int,  # Hz
-    n_fft: int,        # samples in a window
-    n_mels: int        # bands
+    n_fft: int,  # samples in a window
+    n_mels: int,  # bands
 ) -> Tensor:  # (n_fft//2 + 1, n_mels)
     "Return Slaney's mel filters of equal area from 0 Hz to half the sample rate (Auditory Toolbox, 1998)."
     import torchaudio
+
     with torch.inference_mode(False):  # the cached tensor may later be needed for training
         return torchaudio.functional.melscale_fbanks(
-            n_fft//2+1, 0., sample_rate/2, n_mels, sample_rate, norm='slaney', mel_scale='slaney')
+            n_fft // 2 + 1, 0.0, sample_rate / 2, n_mels, sample_rate, norm='slaney', mel_scale='slaney'
+        )
 
-# %% ../../nbs/audio/00_features.ipynb #7d89edaa
+# %% ../../nbs/audio/00_features.ipynb #34042a5d
 def stft_magnitude(
-    x: Tensor,            # (..., time)
-    n_fft: int,           # samples in a window
-    hop: int,             # samples from frame to frame
-    centre: bool = True   # centre windows on each hop: 1 + time//hop frames; else time//hop
+    x: Tensor,  # (..., time)
+    n_fft: int,  # samples in a window
+    hop: int,  # samples from frame to frame
+    centre: bool = True,  # centre windows on each hop: 1 + time//hop frames; else time//hop
 ) -> Tensor:  # (..., n_fft//2 + 1, frames)
     "Return magnitudes of the Fourier transform under a Hann window; the edges are padded with zeros."
-    left = n_fft//2 if centre else (n_fft-hop)//2
-    right = n_fft//2 if centre else n_fft-hop-left
+    left = n_fft // 2 if centre else (n_fft - hop) // 2
+    right = n_fft // 2 if centre else n_fft - hop - left
     window = torch.hann_window(n_fft, device=x.device, dtype=x.dtype)
-    flat = F.pad(x, (left, right)).reshape(-1, x.shape[-1]+left+right)
+    flat = F.pad(x, (left, right)).reshape(-1, x.shape[-1] + left + right)
     spectrum = torch.stft(flat, n_fft, hop, window=window, center=False, return_complex=True).abs()
     return spectrum.reshape(*x.shape[:-1], *spectrum.shape[-2:])
 
-# %% ../../nbs/audio/00_features.ipynb #991f2801
+# %% ../../nbs/audio/00_features.ipynb #fffce67e
 def mel_spectrogram(
-    x: Tensor,                 # (..., time), 16 kHz for the speaker encoder
+    x: Tensor,  # (..., time), 16 kHz for the speaker encoder
     sample_rate: int = 16000,  # Hz
-    n_fft: int = 400,          # samples in a window: 25 ms
-    hop: int = 160,            # samples from frame to frame: 10 ms
-    n_mels: int = 40           # bands
+    n_fft: int = 400,  # samples in a window: 25 ms
+    hop: int = 160,  # samples from frame to frame: 10 ms
+    n_mels: int = 40,  # bands
 ) -> Tensor:  # (..., frames, n_mels), power
     "Return mel power over time, the input of the GE2E speaker encoder (librosa's `melspectrogram`, transposed)."
     power = stft_magnitude(x, n_fft, hop).square().transpose(-1, -2)
     return power @ mel_filters(sample_rate, n_fft, n_mels).to(x)
 
-# %% ../../nbs/audio/00_features.ipynb #2dc30723
+# %% ../../nbs/audio/00_features.ipynb #37412967
 def log_mel(
-    x: Tensor,                 # (..., time)
+    x: Tensor,  # (..., time)
     sample_rate: int = 24000,  # Hz
-    n_fft: int = 1280,         # samples in a window
-    hop: int = 320,            # samples from frame to frame
-    n_mels: int = 100,         # bands
-    centre: bool = True        # 1 + time//hop frames, else time//hop
+    n_fft: int = 1280,  # samples in a window
+    hop: int = 320,  # samples from frame to frame
+    n_mels: int = 100,  # bands
+    centre: bool = True,  # 1 + time//hop frames, else time//hop
 ) -> Tensor:  # (..., n_mels, frames), natural logarithm
     "Return the logarithm of mel magnitudes, at least log 1e-5."
     filters = mel_filters(sample_rate, n_fft, n_mels).to(x)
     return (filters.T @ stft_magnitude(x, n_fft, hop, centre)).clamp(min=1e-5).log()
 
-# %% ../../nbs/audio/00_features.ipynb #fe718a10
-MIN_PITCH, MAX_PITCH = 60., 420.  # Hz, of a voice
+# %% ../../nbs/audio/00_features.ipynb #29190caa
+MIN_PITCH, MAX_PITCH = 60.0, 420.0  # Hz, of a voice
+
 
 def _pitch_frames(x, sample_rate, hop, span):
     "Cut smoothed frames of `span` samples, one for each hop, centred on it: (..., frames, span)."
-    count, before = -(-x.shape[-1]//hop), (span-hop)//2
-    blur = max(1, round(sample_rate/3000))  # higher frequencies lie between the samples of a period
-    padded = F.pad(x, (before+blur//2, count*hop+span-before-x.shape[-1]+blur))
+    count, before = -(-x.shape[-1] // hop), (span - hop) // 2
+    blur = max(1, round(sample_rate / 3000))  # higher frequencies lie between the samples of a period
+    padded = F.pad(x, (before + blur // 2, count * hop + span - before - x.shape[-1] + blur))
     return padded.unfold(-1, blur, 1).mean(-1).unfold(-1, span, hop)[..., :count, :]
+
 
 def _yin_difference(frames, size, lags):
     "Return YIN's difference function for lags 1 to `lags`, eq. 6 of the paper before the division: (..., lags)."
-    length = 1 << (size+frames.shape[-1]-1).bit_length()
+    length = 1 << (size + frames.shape[-1] - 1).bit_length()
     spectrum = torch.fft.rfft(frames, length)
-    product = torch.fft.irfft(torch.fft.rfft(frames[..., :size], length).conj()*spectrum, length)[..., :lags+1]
+    product = torch.fft.irfft(torch.fft.rfft(frames[..., :size], length).conj() * spectrum, length)[..., : lags + 1]
     power = F.pad(frames.square().cumsum(-1), (1, 0))
-    return (power[..., size:size+1] + power[..., size:] - power[..., :lags+1] - 2*product).clamp(min=0)[..., 1:]
+    return (power[..., size : size + 1] + power[..., size:] - power[..., : lags + 1] - 2 * product).clamp(min=0)[
+        ..., 1:
+    ]
+
 
 def _first_dip(d):
     "Return the lag of the first dip that is about as deep as the deepest, else of the minimum: (...)."
     middle, deepest = d[..., 1:-1], d.amin(-1, keepdim=True)
-    dip = (middle < d[..., :-2]) & (middle <= d[..., 2:]) & (middle < (deepest+.08).clamp(min=.12))
+    dip = (middle < d[..., :-2]) & (middle <= d[..., 2:]) & (middle < (deepest + 0.08).clamp(min=0.12))
     return torch.where(dip.any(-1), dip.int().argmax(-1), middle.argmin(-1)) + 1
 
+
 def estimate_pitch(
-    x: Tensor,              # (..., time)
-    sample_rate: int,       # Hz
-    hop: int,               # samples in a frame; the pitch is that of its middle
-    seconds: float = .04,   # of sound that are compared
-    threshold: float = .3   # a frame with no dip below it is unvoiced
+    x: Tensor,  # (..., time)
+    sample_rate: int,  # Hz
+    hop: int,  # samples in a frame; the pitch is that of its middle
+    seconds: float = 0.04,  # of sound that are compared
+    threshold: float = 0.3,  # a frame with no dip below it is unvoiced
 ) -> tuple[Tensor, Tensor]:  # (..., frames) log2 of Hz; (..., frames) bool, whether the frame is voiced
     "Estimate the pitch of a voice by YIN (de Cheveigné and Kawahara 2002); it is meaningless in unvoiced frames."
-    lags, size = int(sample_rate/MIN_PITCH)+2, round(seconds*sample_rate)
-    frames = _pitch_frames(x, sample_rate, hop, size+lags)
+    lags, size = int(sample_rate / MIN_PITCH) + 2, round(seconds * sample_rate)
+    frames = _pitch_frames(x, sample_rate, hop, size + lags)
     difference = _yin_difference(frames, size, lags)
-    mean = difference.cumsum(-1)/torch.arange(1, lags+1, device=x.device)
-    d = F.pad(difference/mean.clamp(min=1e-9), (1, 0), value=1.)
-    d[..., :int(sample_rate/MAX_PITCH)] = 1.
+    mean = difference.cumsum(-1) / torch.arange(1, lags + 1, device=x.device)
+    d = F.pad(difference / mean.clamp(min=1e-9), (1, 0), value=1.0)
+    d[..., : int(sample_rate / MAX_PITCH)] = 1.0
     lag = _first_dip(d)
-    a, b, c = (d.gather(-1, (lag+k)[..., None])[..., 0] for k in (-1, 0, 1))
-    bend = a+c-2*b
-    shift = torch.where(bend > 1e-6, .5*(a-c)/bend, 0.).clamp(-.5, .5)
+    a, b, c = (d.gather(-1, (lag + k)[..., None])[..., 0] for k in (-1, 0, 1))
+    bend = a + c - 2 * b
+    shift = torch.where(bend > 1e-6, 0.5 * (a - c) / bend, 0.0).clamp(-0.5, 0.5)
     energy = frames.square().mean(-1)
-    loud = energy > 1e-4*energy.amax(-1, keepdim=True)
-    return (sample_rate/(lag+shift)).log2(), (b < threshold) & loud
+    loud = energy > 1e-4 * energy.amax(-1, keepdim=True)
+    return (sample_rate / (lag + shift)).log2(), (b < threshold) & loud
 
-# %% ../../nbs/audio/00_features.ipynb #1eadd023
+# %% ../../nbs/audio/00_features.ipynb #d5ede425
 def trim_silence(
-    x: Tensor,             # (time,)
-    top_db: float = 20.,   # dB below the loudest frame that still count as sound
-    frame: int = 2048,     # samples in a frame
-    hop: int = 512         # samples from frame to frame
+    x: Tensor,  # (time,)
+    top_db: float = 20.0,  # dB below the loudest frame that still count as sound
+    frame: int = 2048,  # samples in a frame
+    hop: int = 512,  # samples from frame to frame
 ) -> Tensor:  # (time,), a slice of x
     "Cut silence at both ends, at the same samples as librosa's `trim`; silent audio is returned unchanged."
     if not len(x):
         return x
-    rms = F.pad(x, (frame//2, frame//2)).unfold(0, frame, hop).square().mean(-1).sqrt()
-    decibels = 20*rms.clamp(min=1e-5).log10()
-    sound = (decibels > decibels.max()-top_db).nonzero()[:, 0]
-    return x[sound[0]*hop:(sound[-1]+1)*hop]
+    rms = F.pad(x, (frame // 2, frame // 2)).unfold(0, frame, hop).square().mean(-1).sqrt()
+    decibels = 20 * rms.clamp(min=1e-5).log10()
+    sound = (decibels > decibels.max() - top_db).nonzero()[:, 0]
+    return x[sound[0] * hop : (sound[-1] + 1) * hop]
 
-# %% ../../nbs/audio/00_features.ipynb #c835e855
+# %% ../../nbs/audio/00_features.ipynb #fcedf5b7
 def loudness(
-    x: Tensor,        # (time,)
-    sample_rate: int  # Hz
+    x: Tensor,  # (time,)
+    sample_rate: int,  # Hz
 ) -> float:  # LUFS, −inf for silence
     "Return the integrated loudness of ITU-R BS.1770-4; a clip shorter than 0.4 s is measured as if repeated."
     import torchaudio
-    peak = x.abs().max().item() if len(x) else 0.
+
+    peak = x.abs().max().item() if len(x) else 0.0
     if not peak:
         return -torch.inf
-    scale = min(1., .25/peak)
-    block = -(-2*sample_rate//5)
+    scale = min(1.0, 0.25 / peak)
+    block = -(-2 * sample_rate // 5)
     if len(x) < block:
-        x = x.repeat(-(-block//len(x)))
-    measured = torchaudio.functional.loudness(x[None].float()*scale, sample_rate).item()
-    found = measured - 20*torch.tensor(scale).log10().item()
+        x = x.repeat(-(-block // len(x)))
+    measured = torchaudio.functional.loudness(x[None].float() * scale, sample_rate).item()
+    found = measured - 20 * torch.tensor(scale).log10().item()
     return found if found == found and found > -70 else -torch.inf
 
-# %% ../../nbs/audio/00_features.ipynb #6b96e524
+# %% ../../nbs/audio/00_features.ipynb #e1785725
 def soft_limit(
-    x: Tensor,         # (..., time)
-    knee: float = .5   # amplitude up to which nothing changes
+    x: Tensor,  # (..., time)
+    knee: float = 0.5,  # amplitude up to which nothing changes
 ) -> Tensor:  # (..., time), −1…1
     "Compress peaks above the knee with a hyperbolic tangent."
     over = x.abs() - knee
-    return torch.where(over > 0, x.sign()*(knee+(1-knee)*torch.tanh(over/(1-knee))), x)
+    return torch.where(over > 0, x.sign() * (knee + (1 - knee) * torch.tanh(over / (1 - knee))), x)
 
-# %% ../../nbs/audio/00_features.ipynb #87c5e135
+# %% ../../nbs/audio/00_features.ipynb #4f017745
 def normalise_loudness(
-    x: Tensor,               # (time,)
-    sample_rate: int,        # Hz
-    target: float = -14.,    # LUFS
-    max_gain: float = 40.    # dB; keeps the noise of an almost silent clip low
+    x: Tensor,  # (time,)
+    sample_rate: int,  # Hz
+    target: float = -14.0,  # LUFS
+    max_gain: float = 40.0,  # dB; keeps the noise of an almost silent clip low
 ) -> Tensor:  # (time,), −1…1
     "Bring audio to a loudness with `soft_limit`; silence is returned unchanged."
-    found, gain, y = loudness(x, sample_rate), 0., x
+    found, gain, y = loudness(x, sample_rate), 0.0, x
     if found == -torch.inf:
         return x.clamp(-1, 1)
     for _ in range(4):
-        gain = min(gain+target-found, max_gain)
-        y = soft_limit(x*10**(gain/20))
+        gain = min(gain + target - found, max_gain)
+        y = soft_limit(x * 10 ** (gain / 20))
         found = loudness(y, sample_rate)
-        if abs(found-target) < .1:
+        if abs(found - target) < 0.1:
             break
     return y
 
-# %% ../../nbs/audio/00_features.ipynb #1691b6c7
+# %% ../../nbs/audio/00_features.ipynb #35ac97e3
 class ResampleStream:
     "`resample` for a stream in chunks of any size; raises `OptionError` for rates with no ratio of small numbers."
+
     def __init__(
         self,
         from_rate: int,  # Hz
-        to_rate: int     # Hz
+        to_rate: int,  # Hz
     ):
         resample(torch.zeros(0), from_rate, to_rate)  # checks the rates
         self.from_rate, self.to_rate = int(from_rate), int(to_rate)
         common = math.gcd(self.from_rate, self.to_rate)
-        self.step, self.made = self.from_rate//common, self.to_rate//common  # samples of both rates in a common period
+        self.step, self.made = (
+            self.from_rate // common,
+            self.to_rate // common,
+        )  # samples of both rates in a common period
         if self.step > 1000:
             raise OptionError(
-                f"can't resample a stream from {from_rate} Hz to {to_rate} Hz; use rates whose ratio is of small numbers")
-        crossings = 6*self.step/(.99*min(self.step, self.made))  # torchaudio's filter: 6, cut at 0.99 of the lower rate
-        self.filter_margin = -(-(math.ceil(crossings)+self.step)//self.step)*self.step  # samples
+                f"can't resample a stream from {from_rate} Hz to {to_rate} Hz; use rates whose ratio is of small numbers"
+            )
+        crossings = (
+            6 * self.step / (0.99 * min(self.step, self.made))
+        )  # torchaudio's filter: 6, cut at 0.99 of the lower rate
+        self.filter_margin = -(-(math.ceil(crossings) + self.step) // self.step) * self.step  # samples
         self.buffer = torch.zeros(0)
         self.past = 0  # samples of the buffer whose output has been returned
 
     def process(
         self,
-        chunk: Tensor  # (time,)
+        chunk: Tensor,  # (time,)
     ) -> Tensor:  # (time',) the output that later samples can't change
         "Resample the next chunk."
         if self.step == self.made:
             return chunk
         self.buffer = torch.cat([self.buffer, chunk])
-        ready = (len(self.buffer)-self.filter_margin)//self.step*self.step
+        ready = (len(self.buffer) - self.filter_margin) // self.step * self.step
         if ready <= self.past:
             return chunk[:0]
         whole = resample(self.buffer, self.from_rate, self.to_rate)
-        out = whole[self.past//self.step*self.made:ready//self.step*self.made]
-        self.buffer, self.past = self.buffer[max(0, ready-self.filter_margin):], min(ready, self.filter_margin)
+        out = whole[self.past // self.step * self.made : ready // self.step * self.made]
+        self.buffer, self.past = self.buffer[max(0, ready - self.filter_margin) :], min(ready, self.filter_margin)
         return out
 
     def flush(self) -> Tensor:  # (time',)
         "Return the end of the stream; the next `process` starts a new one."
-        out = resample(self.buffer, self.from_rate, self.to_rate)[self.past//self.step*self.made:]
+        out = resample(self.buffer, self.from_rate, self.to_rate)[self.past // self.step * self.made :]
         self.buffer, self.past = self.buffer[:0], 0
         return out

@@ -26,13 +26,14 @@ from .features import log_mel, resample
 __all__ = ['UNKNOWN_LENGTH', 'MAX_OGG_PAGE', 'SILENCE', 'is_wav_truncated', 'is_ogg_truncated', 'open_audio', 'Audio',
            'AudioLimits', 'read_mono', 'load_audio', 'check_reference']
 
-# %% ../../nbs/audio/02_sound.ipynb #5e54c060
-UNKNOWN_LENGTH = 0x7fffffff-65536  # bytes; sizes from here on in a wav header mean that it isn't known
+# %% ../../nbs/audio/02_sound.ipynb #8adbcd87
+UNKNOWN_LENGTH = 0x7FFFFFFF - 65536  # bytes; sizes from here on in a wav header mean that it isn't known
 
 MAX_OGG_PAGE = 65307  # bytes
 
+
 def is_wav_truncated(
-    file  # a seekable binary file at its start
+    file,  # a seekable binary file at its start
 ) -> bool:
     "Return whether a RIFF wav file ends before its header says (Microsoft's RIFF layout); False for other formats."
     riff = file.read(12)
@@ -42,27 +43,28 @@ def is_wav_truncated(
         name, size = struct.unpack('<4sI', header)
         if name == b'data':
             start = file.tell()
-            return 0 < size < UNKNOWN_LENGTH and file.seek(0, os.SEEK_END) < start+size
-        file.seek(size+size % 2, os.SEEK_CUR)
+            return 0 < size < UNKNOWN_LENGTH and file.seek(0, os.SEEK_END) < start + size
+        file.seek(size + size % 2, os.SEEK_CUR)
     return True
 
+
 def is_ogg_truncated(
-    file  # a seekable binary file
+    file,  # a seekable binary file
 ) -> bool:
     "Return whether the last page of an Ogg file (RFC 3533) is cut or isn't marked as the last; False for other formats."
     file.seek(0)
     if file.read(4) != b'OggS':
         return False
     size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size-MAX_OGG_PAGE))
+    file.seek(max(0, size - MAX_OGG_PAGE))
     tail = file.read()
-    page = tail[tail.rfind(b'OggS'):]
-    if len(page) < 27 or len(page) < 27+page[26]:
+    page = tail[tail.rfind(b'OggS') :]
+    if len(page) < 27 or len(page) < 27 + page[26]:
         return True
     is_last = page[5] & 4
-    return not is_last or len(page) < 27+page[26]+sum(page[27:27+page[26]])
+    return not is_last or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
 
-# %% ../../nbs/audio/02_sound.ipynb #94302fa3
+# %% ../../nbs/audio/02_sound.ipynb #30a4ae1b
 def _open_path(path):
     "Open a file for reading, with a reason in the `AudioError` if that fails."
     if Path(path).is_dir():
@@ -74,9 +76,10 @@ def _open_path(path):
     except (OSError, ValueError) as e:
         raise AudioError(f"can't read {path}: {getattr(e, 'strerror', None) or e}") from None
 
+
 @contextmanager
 def open_audio(
-    source  # a path, the bytes of a file, or a binary file open for reading
+    source,  # a path, the bytes of a file, or a binary file open for reading
 ):  # (a seekable binary file, its name for messages)
     "Open a source of audio; raises `AudioError` if it can't be opened or is empty."
     if isinstance(source, (str, os.PathLike)):
@@ -95,11 +98,12 @@ def open_audio(
         file.seek(0)
         yield file, name
 
-# %% ../../nbs/audio/02_sound.ipynb #7c4f728b
+# %% ../../nbs/audio/02_sound.ipynb #75560d2f
 @dataclass
 class Audio:
     "Mono samples and their rate; shows a player in Jupyter. Raises `AudioError` for samples that aren't (time,)."
-    samples: Tensor   # (time,) float32, −1…1
+
+    samples: Tensor  # (time,) float32, −1…1
     sample_rate: int  # Hz
 
     def __post_init__(self):
@@ -120,27 +124,27 @@ class Audio:
 
     @property
     def duration(self) -> float:  # seconds
-        return len(self.samples)/self.sample_rate
+        return len(self.samples) / self.sample_rate
 
     def resample(
         self,
-        rate: int  # Hz
+        rate: int,  # Hz
     ) -> Audio:
         "Return the audio at another sample rate."
         return Audio(resample(self.samples, self.sample_rate, rate), rate)
 
     def to_bytes(
         self,
-        format: str = 'wav'  # wav, flac, ogg or mp3
+        format: str = 'wav',  # wav, flac, ogg or mp3
     ) -> bytes:
         "Return the audio as a sound file in memory."
         return encode_audio(self.samples, self.sample_rate, format)
 
-# %% ../../nbs/audio/02_sound.ipynb #47748ae8
+# %% ../../nbs/audio/02_sound.ipynb #7d71b11f
 @patch
 def save(
     self: Audio,
-    path: str | Path  # ends in .wav, .flac, .ogg or .mp3
+    path: str | Path,  # ends in .wav, .flac, .ogg or .mp3
 ) -> Path:
     "Write a sound file atomically; raises `OutputError` for an unknown ending, no or not finite samples, or a bad path."
     path = Path(path)
@@ -152,38 +156,45 @@ def save(
         write(self.samples)
     return path
 
-# %% ../../nbs/audio/02_sound.ipynb #a42f7b80
+# %% ../../nbs/audio/02_sound.ipynb #c53ea259
 @patch
 def show(
     self: Audio,
-    figsize: tuple = (7, 2.2)  # inches
+    figsize: tuple = (7, 2.2),  # inches
 ):  # a matplotlib Figure
     "Plot the waveform above the log-mel spectrogram."
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=figsize, dpi=60, layout='constrained')
     wave, mel = figure.subplots(2, 1, height_ratios=(1, 2), sharex=True)
-    step = max(1, len(self.samples)//4000)  # more points than pixels only add bytes
-    seconds = torch.arange(0, len(self.samples), step)/self.sample_rate
-    wave.plot(seconds.numpy(), self.samples[::step].numpy(), lw=.4)
+    step = max(1, len(self.samples) // 4000)  # more points than pixels only add bytes
+    seconds = torch.arange(0, len(self.samples), step) / self.sample_rate
+    wave.plot(seconds.numpy(), self.samples[::step].numpy(), lw=0.4)
     wave.set(ylim=(-1, 1), yticks=[])
-    hop = max(1, len(self.samples)//250)
-    n_fft = 1 << max(4, self.sample_rate//24).bit_length()  # 40 to 80 ms
+    hop = max(1, len(self.samples) // 250)
+    n_fft = 1 << max(4, self.sample_rate // 24).bit_length()  # 40 to 80 ms
     picture = log_mel(self.samples, self.sample_rate, n_fft, hop, 48).numpy()
     mel.imshow(
-        picture, origin='lower', aspect='auto', cmap='magma', interpolation='nearest',
-        extent=(0, max(self.duration, 1e-3), 0, 48))
+        picture,
+        origin='lower',
+        aspect='auto',
+        cmap='magma',
+        interpolation='nearest',
+        extent=(0, max(self.duration, 1e-3), 0, 48),
+    )
     mel.set(yticks=[], xlabel='seconds')
     return figure
 
-# %% ../../nbs/audio/02_sound.ipynb #85cfdf8f
+# %% ../../nbs/audio/02_sound.ipynb #9e91bc26
 def _html_tag(
-    start: str,   # the tag up to its attributes
-    kind: str,    # media type
+    start: str,  # the tag up to its attributes
+    kind: str,  # media type
     data: bytes,
-    end: str      # what closes the tag
+    end: str,  # what closes the tag
 ) -> str:
     "Return an HTML tag whose source is data within it."
     return f'{start} src="data:{kind};base64,{base64.b64encode(data).decode()}"{end}'
+
 
 @patch
 def _repr_html_(self: Audio) -> str:
@@ -201,48 +212,50 @@ def _repr_html_(self: Audio) -> str:
     figure.savefig(picture, format='png')
     return html + _html_tag('<br><img', 'image/png', picture.getvalue(), '>')
 
-# %% ../../nbs/audio/02_sound.ipynb #c7320471
+# %% ../../nbs/audio/02_sound.ipynb #18423706
 @dataclass(frozen=True)
 class AudioLimits:
     "The largest audio file that is accepted."
-    seconds: float = 120.
+
+    seconds: float = 120.0
     channels: int = 8
     rates: tuple = (8_000, 192_000)  # Hz, lowest and highest
 
     def check(
         self,
-        file,      # a `soundfile.SoundFile` whose header has been read
-        name: str  # of the file, for messages
+        file,  # a `soundfile.SoundFile` whose header has been read
+        name: str,  # of the file, for messages
     ):
         "Raise `AudioError` if the header exceeds a limit."
         if file.channels > self.channels:
             raise AudioError(f"can't use {name}: it has {file.channels} channels; up to {self.channels} are taken")
         low, high = self.rates
         if not low <= file.samplerate <= high:
-            raise AudioError(
-                f"can't use {name}: its sample rate is {file.samplerate} Hz; {low} to {high} Hz are taken")
-        if file.frames > self.seconds*file.samplerate:
+            raise AudioError(f"can't use {name}: its sample rate is {file.samplerate} Hz; {low} to {high} Hz are taken")
+        if file.frames > self.seconds * file.samplerate:
             raise AudioError(f"can't use {name}: it is longer than {self.seconds:g} s")
 
+
 def read_mono(
-    file,                              # an open `soundfile.SoundFile`
-    name: str,                         # of the file, for messages
-    limits: AudioLimits | None = None  # its seconds stop the decoding
+    file,  # an open `soundfile.SoundFile`
+    name: str,  # of the file, for messages
+    limits: AudioLimits | None = None,  # its seconds stop the decoding
 ) -> Tensor:  # (time,)
     "Decode a file and average its channels, block by block; raises `AudioError` if it is too long."
     blocks, done = [torch.zeros(0)], 0
-    most = limits.seconds*file.samplerate if limits else float('inf')
-    while len(block := file.read(max(1, 2**20//file.channels), dtype='float32', always_2d=True)):
+    most = limits.seconds * file.samplerate if limits else float('inf')
+    while len(block := file.read(max(1, 2**20 // file.channels), dtype='float32', always_2d=True)):
         done += len(block)
         if done > most:
             raise AudioError(f"can't use {name}: it is longer than {limits.seconds:g} s")
         blocks.append(torch.from_numpy(block).mean(1))
     return torch.cat(blocks)
 
-# %% ../../nbs/audio/02_sound.ipynb #daadd183
+# %% ../../nbs/audio/02_sound.ipynb #6a4183d1
 def _decode(file, name, limits):
     "Decode an audio file: samples, sample rate, the frames that the header gives, container."
     import soundfile
+
     try:
         with soundfile.SoundFile(file) as f:
             if limits is not None:
@@ -255,10 +268,11 @@ def _decode(file, name, limits):
             f"can't read {name}: it isn't audio that can be understood, or is broken; use wav, flac, ogg or mp3"
         ) from None
 
+
 def load_audio(
-    source,                             # a path, the bytes of a file, or a binary file open for reading
-    sample_rate: int | None = None,     # Hz to resample to; None: the file's own
-    limits: AudioLimits | None = None   # for a file from a stranger
+    source,  # a path, the bytes of a file, or a binary file open for reading
+    sample_rate: int | None = None,  # Hz to resample to; None: the file's own
+    limits: AudioLimits | None = None,  # for a file from a stranger
 ) -> Audio:
     "Load an audio file as mono; raises `AudioError` if it is missing, broken, truncated, empty, not finite or too large."
     with open_audio(source) as (file, name):
@@ -268,28 +282,31 @@ def load_audio(
         samples, rate, frames, container = _decode(file, name, limits)
     if not len(samples):
         raise AudioError(f"can't read {name}: there are no samples in it")
-    if len(samples) < frames*(.95 if container == 'MP3' else 1):
+    if len(samples) < frames * (0.95 if container == 'MP3' else 1):
         raise AudioError(
-            f"can't read {name}: the file is truncated after {len(samples)/rate:.2f} s of {frames/rate:.2f} s")
+            f"can't read {name}: the file is truncated after {len(samples) / rate:.2f} s of {frames / rate:.2f} s"
+        )
     if not (finite := samples.isfinite()).all():
-        seconds = finite.logical_not().nonzero()[0].item()/rate
+        seconds = finite.logical_not().nonzero()[0].item() / rate
         raise AudioError(f"can't use {name}: there is a NaN or infinite sample at {seconds:.3f} s")
     audio = Audio(samples, rate)
     return audio if sample_rate is None else audio.resample(sample_rate)
 
-# %% ../../nbs/audio/02_sound.ipynb #fd3ee069
+# %% ../../nbs/audio/02_sound.ipynb #2e5e4772
 SILENCE = 1e-3  # amplitude; −60 dB, below any speech
 
+
 def check_reference(
-    audio: Audio,             # speech of the voice to clone
-    min_seconds: float = 3.
+    audio: Audio,  # speech of the voice to clone
+    min_seconds: float = 3.0,
 ) -> Audio:  # the same
     "Raise `AudioError` for a reference that is too short, silent or not finite."
     if not audio.samples.isfinite().all():
         raise AudioError("the reference has NaN or infinite samples")
     if audio.duration < min_seconds:
         raise AudioError(
-            f"the reference is {audio.duration:.2f} s long; at least {min_seconds:g} s of speech are needed")
-    if (audio.samples-audio.samples.mean()).abs().max() < SILENCE:
+            f"the reference is {audio.duration:.2f} s long; at least {min_seconds:g} s of speech are needed"
+        )
+    if (audio.samples - audio.samples.mean()).abs().max() < SILENCE:
         raise AudioError("the reference is silent; give a recording of speech")
     return audio

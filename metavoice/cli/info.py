@@ -10,43 +10,83 @@ import json
 from .common import print_lines
 
 # %% auto #0
-__all__ = ['add_info_parser', 'format_count', 'format_info', 'info_command']
+__all__ = ['add_info_parser', 'format_count', 'format_parts', 'format_info', 'info_command']
 
-# %% ../../nbs/cli/03_info.ipynb #0c4606ae
-def add_info_parser(commands, parents):
-    "The options of `metavoice info`."
-    about = commands.add_parser('info', parents=parents, help="what a model consists of", description="Print the parts of a model with their sizes and licences, and its voices.")
-    about.add_argument('--json', action='store_true', help="as JSON, for programs")
-    about.set_defaults(run=info_command)
+# %% ../../nbs/cli/03_info.ipynb #a8468688
+def add_info_parser(
+    commands,  # subparsers of argparse
+    parents: list,  # parsers whose options the command takes too
+):
+    "Add the command `info`."
+    command = commands.add_parser(
+        'info',
+        parents=parents,
+        help="print what a model consists of",
+        description="Print the parts of a model with their sizes and licences, its default options and its voices.",
+    )
+    command.add_argument('--json', action='store_true', help="print JSON, for programs")
+    command.set_defaults(run=info_command)
 
-# %% ../../nbs/cli/03_info.ipynb #b0002d70
+# %% ../../nbs/cli/03_info.ipynb #70121fe2
 def format_count(
-    n:float|None, # a count
-    unit:str=''   # what is counted
-)->str:
-    "A count for people."
-    if n is None: return '–'
-    for factor,prefix in ((1e9,'G'), (1e6,'M'), (1e3,'k')):
-        if n >= factor: return f"{n/factor:.1f} {prefix}{unit}"
+    n: float | None,  # a count
+    unit: str = '',  # what is counted
+) -> str:
+    "Return a count with a prefix, such as 4.8 MB."
+    if n is None:
+        return '–'
+    for factor, prefix in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
+        if n >= factor:
+            return f"{n / factor:.1f} {prefix}{unit}"
     return f"{n:g} {unit}".strip()
 
-def format_info(
-    about:dict # what `Bundle.info` says
-)->list: # of strings
-    "A model described for people."
-    rows = [('part', 'kind', 'parameters', 'size', 'licence')] + \
-           [(k, p['kind'], format_count(p['parameters']), format_count(p['bytes'], 'B') if p['bytes'] else 'not fetched', p['licence']) for k,p in about['parts'].items()]
-    wide = [max(len(row[i]) for row in rows) for i in range(4)]
-    return [f"{about['name']}, from {about['at']}",
-            f"would run on {about['device']} in {about['dtype']}; a reference voice needs {about['minimum_reference']:g} s",
-            'defaults: ' + ', '.join(f'{k} {v}' for k,v in about['defaults'].items() if not isinstance(v, dict) and v is not None), '',
-            *('  '.join([row[0].ljust(wide[0]), row[1].ljust(wide[1]), row[2].rjust(wide[2]), row[3].rjust(wide[3]), row[4]]) for row in rows), '',
-            'voices:' if about['voices'] else 'no voice of its own', *(f'  {k}: {v}' for k,v in about['voices'].items())]
+# %% ../../nbs/cli/03_info.ipynb #ee4e7782
+def format_parts(
+    parts: dict,  # of `Bundle.info`
+) -> list:  # of lines
+    "Return the parts of a model as an aligned table."
+    rows = [('part', 'kind', 'parameters', 'size', 'licence')]
+    for name, part in parts.items():
+        size = format_count(part['bytes'], 'B') if part['bytes'] else 'not fetched'
+        rows.append((name, part['kind'], format_count(part['parameters']), size, part['licence']))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = []
+    for name, kind, parameters, size, licence in rows:
+        cells = (
+            name.ljust(widths[0]),
+            kind.ljust(widths[1]),
+            parameters.rjust(widths[2]),
+            size.rjust(widths[3]),
+            licence,
+        )
+        lines.append('  '.join(cells))
+    return lines
 
+# %% ../../nbs/cli/03_info.ipynb #9def52a2
+def format_info(
+    about: dict,  # of `Bundle.info`
+) -> list:  # of lines
+    "Return a description of a model for people."
+    defaults = {k: v for k, v in about['defaults'].items() if not isinstance(v, dict) and v is not None}
+    voices = [f'  {name}: {origin}' for name, origin in about['voices'].items()]
+    return [
+        f"{about['name']}, from {about['at']}",
+        f"runs here on {about['device']} in {about['dtype']}; "
+        f"a reference voice needs at least {about['minimum_reference']:g} s",
+        'defaults: ' + ', '.join(f'{k} {v}' for k, v in defaults.items()),
+        '',
+        *format_parts(about['parts']),
+        '',
+        'voices:' if voices else 'the model has no voices of its own',
+        *voices,
+    ]
+
+# %% ../../nbs/cli/03_info.ipynb #437fa323
 def info_command(
-    args # what `make_parser` made of the arguments
+    args,  # parsed arguments
 ):
-    "The command `info`."
+    "Run the command `info`; raises `BundleError` for a model that can't be found."
     from metavoice.bundle.load import load_bundle
+
     about = load_bundle(args.model).info()
     print_lines([json.dumps(about, indent=1, ensure_ascii=False)] if args.json else format_info(about))

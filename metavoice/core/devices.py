@@ -22,14 +22,16 @@ __all__ = ['DEVICE_NAMES', 'ONEDNN_ISAS', 'UNIT_ISAS', 'UNIT_PROBES', 'DTYPES', 
            'cpu_units', 'has_amx', 'has_onednn_bfloat16', 'has_onednn_int8', 'prefers_fbgemm', 'int8_backend',
            'has_native_bfloat16', 'pick_dtype', 'malloc_trim', 'limit_malloc_arenas']
 
-# %% ../../nbs/core/02_devices.ipynb #682237a9
+# %% ../../nbs/core/02_devices.ipynb #4d281a09
 DEVICE_NAMES = 'cpu, cuda, cuda:N or mps'
 
+
 def pick_device(
-    device: str | torch.device | None = None  # cpu, cuda, cuda:N or mps; None: the fastest that is available
+    device: str | torch.device | None = None,  # cpu, cuda, cuda:N or mps; None: the fastest that is available
 ) -> torch.device:
     "Return the device to run on; raises `OptionError` if it is unknown or not available."
     import torch
+
     available = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
     if device is None:
         device = 'cuda' if available['cuda'] else 'mps' if available['mps'] else 'cpu'
@@ -47,10 +49,18 @@ def pick_device(
         raise OptionError(f"device {device!r} isn't available here; this machine has {count} CUDA device(s)")
     return found
 
-# %% ../../nbs/core/02_devices.ipynb #032e5abf
+# %% ../../nbs/core/02_devices.ipynb #58429641
 ONEDNN_ISAS = (
-    'SSE41', 'AVX', 'AVX2', 'AVX2_VNNI', 'AVX2_VNNI_2', 'AVX512_CORE', 'AVX512_CORE_VNNI', 'AVX512_CORE_BF16',
-    'AVX512_CORE_FP16', 'AVX10_1_512'
+    'SSE41',
+    'AVX',
+    'AVX2',
+    'AVX2_VNNI',
+    'AVX2_VNNI_2',
+    'AVX512_CORE',
+    'AVX512_CORE_VNNI',
+    'AVX512_CORE_BF16',
+    'AVX512_CORE_FP16',
+    'AVX10_1_512',
 )  # values of ONEDNN_MAX_CPU_ISA without AMX, in ascending order
 
 UNIT_ISAS = dict(avx512_vnni='AVX512_CORE_VNNI', avx512_bf16='AVX512_CORE_BF16')  # the first that has the unit
@@ -59,9 +69,10 @@ UNIT_PROBES = dict(
     amx='_is_amx_tile_supported', avx512_bf16='_is_avx512_bf16_supported', avx512_vnni='_is_vnni_supported'
 )  # functions of torch.cpu
 
+
 def is_unit_allowed(
-    unit: str,     # amx, avx512_bf16 or avx512_vnni
-    environ: dict  # environment variables
+    unit: str,  # amx, avx512_bf16 or avx512_vnni
+    environ: dict,  # environment variables
 ) -> bool:
     "Return whether ONEDNN_MAX_CPU_ISA and ATEN_CPU_CAPABILITY leave a matrix unit in use."
     if environ.get('ATEN_CPU_CAPABILITY') in ('default', 'avx2'):
@@ -71,38 +82,47 @@ def is_unit_allowed(
         return True  # none, ALL, DEFAULT, or one with AMX
     return unit in UNIT_ISAS and ONEDNN_ISAS.index(limit) >= ONEDNN_ISAS.index(UNIT_ISAS[unit])
 
+
 @functools.cache
 def cpu_units() -> frozenset:
     "Return the matrix units of this CPU that may be used: of amx, avx512_bf16 and avx512_vnni."
     import torch
+
     probes = {unit: getattr(torch.cpu, probe, None) for unit, probe in UNIT_PROBES.items()}
     return frozenset(
         unit for unit, probe in probes.items() if probe is not None and probe() and is_unit_allowed(unit, os.environ)
     )
 
-# %% ../../nbs/core/02_devices.ipynb #a89e8092
+# %% ../../nbs/core/02_devices.ipynb #e389b0b0
 @functools.cache
 def has_amx() -> bool:
     "Return whether this CPU has AMX."
     return 'amx' in cpu_units()
 
+
 @functools.cache
 def has_onednn_bfloat16() -> bool:
     "Return whether oneDNN packs and multiplies bfloat16 weights on this CPU."
     import torch
+
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
 
 @functools.cache
 def has_onednn_int8() -> bool:
     "Return whether oneDNN's product of 8-bit integers is exact on this CPU."
     import torch
+
     return torch.backends.mkldnn.is_available() and 'avx512_vnni' in cpu_units()
+
 
 @functools.cache
 def prefers_fbgemm() -> bool:
     "Return whether FBGEMM reads weights fastest for a few rows; with AMX, oneDNN is as fast."
     import torch
+
     return 'fbgemm' in torch.backends.quantized.supported_engines and not has_amx()
+
 
 @functools.cache
 def int8_backend() -> str:
@@ -111,14 +131,16 @@ def int8_backend() -> str:
         return ''
     return 'fbgemm' if prefers_fbgemm() else 'onednn' if has_onednn_int8() else ''
 
-# %% ../../nbs/core/02_devices.ipynb #93cd25d2
+# %% ../../nbs/core/02_devices.ipynb #257c875f
 DTYPES = ('float32', 'bfloat16', 'float16')
 
+
 def has_native_bfloat16(
-    device: torch.device | None = None  # None: the CPU
+    device: torch.device | None = None,  # None: the CPU
 ) -> bool:
     "Return whether a device multiplies bfloat16 in hardware: Ampere GPUs; CPUs with AVX512-BF16, AMX or Arm's BF16."
     import torch
+
     kind = 'cpu' if device is None else device.type
     if kind == 'cuda':
         return torch.cuda.get_device_capability(device)[0] >= 8
@@ -127,13 +149,15 @@ def has_native_bfloat16(
     is_arm = platform.machine().lower() in ('arm64', 'aarch64')
     return is_arm or not cpu_units().isdisjoint(('amx', 'avx512_bf16'))
 
+
 def pick_dtype(
     device: torch.device,
     dtype: str | torch.dtype | None = None,  # float32, bfloat16 or float16; None: what suits the device
-    large: bool = False                      # the model is much larger than the CPU's cache
+    large: bool = False,  # the model is much larger than the CPU's cache
 ) -> torch.dtype:
     "Return the number format for weights and activations; raises `OptionError` for an unknown one."
     import torch
+
     if dtype is None and device.type == 'cuda':
         dtype = 'bfloat16' if has_native_bfloat16(device) else 'float16'
     elif dtype is None:
@@ -143,8 +167,9 @@ def pick_dtype(
         raise OptionError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
     return getattr(torch, name)
 
-# %% ../../nbs/core/02_devices.ipynb #d985e492
+# %% ../../nbs/core/02_devices.ipynb #7789a074
 M_ARENA_MAX = -8  # of glibc's malloc.h
+
 
 @functools.cache
 def _glibc():  # a ctypes library, or None
@@ -154,13 +179,15 @@ def _glibc():  # a ctypes library, or None
     libc = ctypes.CDLL(None)
     return libc if hasattr(libc, 'gnu_get_libc_version') else None
 
+
 def malloc_trim():
     "Return freed memory to the system (glibc's `malloc_trim`)."
     if _glibc() is not None:
         _glibc().malloc_trim(0)
 
+
 def limit_malloc_arenas(
-    n: int = 2  # arenas in all
+    n: int = 2,  # arenas in all
 ):
     "Let all threads allocate from `n` arenas (glibc's `mallopt`); call it before they start."
     if _glibc() is not None:

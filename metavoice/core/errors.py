@@ -8,21 +8,26 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['MetaVoiceError', 'TextError', 'AudioError', 'OptionError', 'BundleError', 'OutputError']
 
-# %% ../../nbs/core/00_errors.ipynb #6ddb29e2
+# %% ../../nbs/core/00_errors.ipynb #408fd4c0
 class MetaVoiceError(Exception):
-    "Something that was asked for can't be done; the message names the value and what is allowed."
+    "A request can't be fulfilled; the message names the value and what is allowed."
+
 
 class TextError(MetaVoiceError, ValueError):
-    "A text that can't be spoken: empty, or with a character the tokeniser doesn't know."
+    "A text can't be spoken: it is empty, or has a character that the tokeniser doesn't know."
+
 
 class AudioError(MetaVoiceError, ValueError):
-    "Audio that can't be read or used: missing, broken, silent, too short, not finite."
+    "Audio can't be read or used: it is missing, broken, silent, too short or not finite."
+
 
 class OptionError(MetaVoiceError, ValueError):
-    "An option outside of its range, or a device that isn't there."
+    "An option is outside its range, or a device isn't available."
+
 
 class BundleError(MetaVoiceError):
-    "A voice model that can't be found, read, trusted or fetched."
+    "A voice model can't be found, read, trusted or fetched."
+
 
 class OutputError(MetaVoiceError, OSError):
-    "A file that can't be written."
+    "A file can't be written."

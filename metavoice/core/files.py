@@ -16,49 +16,60 @@ from .errors import BundleError, OutputError
 # %% auto #0
 __all__ = ['atomic_write', 'cache_dir', 'content_key', 'download']
 
-# %% ../../nbs/core/03_files.ipynb #fea336ea
+# %% ../../nbs/core/03_files.ipynb #74366336
 @contextmanager
 def atomic_write(
-    path:str|Path # where the file shall be
-):
-    "A temporary path in the same folder, renamed to `path` on success and removed otherwise; raises `OutputError`."
+    path: str | Path,  # the destination
+):  # a temporary path in the same folder, with the same ending
+    "Write a file whole or not at all; raises `OutputError` if the folder can't be written."
     path = Path(path)
-    if path.is_dir(): raise OutputError(f"can't write {path}: it is a directory")
-    try: fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
-    except OSError as e: raise OutputError(f"can't write {path}: {e.strerror}") from None
-    os.close(fd)
-    mask = os.umask(0); os.umask(mask)
+    if path.is_dir():
+        raise OutputError(f"can't write {path}: it is a directory")
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
+    except OSError as e:
+        raise OutputError(f"can't write {path}: {e.strerror}") from None
+    os.close(descriptor)
+    umask = os.umask(0)
+    os.umask(umask)
     try:
         yield Path(temporary)
-        os.chmod(temporary, 0o666 & ~mask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
-# %% ../../nbs/core/03_files.ipynb #166ac8cd
-def cache_dir()->Path:
-    "Where caches live: `$METAVOICE_CACHE`, or the platform's cache folder. Made only when something is put into it."
+# %% ../../nbs/core/03_files.ipynb #e5d1842c
+def cache_dir() -> Path:
+    "Return the folder of caches, `$METAVOICE_CACHE` or the platform's; it isn't created here."
     from platformdirs import user_cache_path
+
     return Path(os.environ.get('METAVOICE_CACHE') or user_cache_path('metavoice', appauthor=False))
 
-def content_key(*parts:bytes|str)->str:
-    "A key (32 hexadecimal digits) that changes with any byte of any part."
+
+def content_key(*parts: bytes | str) -> str:  # 32 hexadecimal digits
+    "Return a key that changes with any byte of any part (BLAKE2b)."
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         part = part.encode() if isinstance(part, str) else part
         digest.update(len(part).to_bytes(8, 'little') + part)
     return digest.hexdigest()
 
-# %% ../../nbs/core/03_files.ipynb #d7b93d17
+# %% ../../nbs/core/03_files.ipynb #b33b51b8
 def download(
-    repo:str,       # owner/name on the Hugging Face Hub
-    files:list,     # names of the files wanted
-    revision:str    # the commit they are pinned to
-)->Path: # the local folder that holds them
-    "Fetch pinned files from the Hub, or find them in its cache; raises `BundleError` with the reason."
+    repo: str,  # owner/name on the Hugging Face Hub
+    files: list,  # names of files
+    revision: str,  # the commit they are pinned to
+) -> Path:  # the local folder that holds them
+    "Fetch pinned files from the Hub or find them in its cache; raises `BundleError` with the reason."
     from huggingface_hub import hf_hub_download
-    try: return Path([hf_hub_download(repo, name, revision=revision) for name in files][0]).parent
-    except Exception as e: # every failure of the network or the Hub means the same to the caller, and is named
-        raise BundleError(f"can't fetch {', '.join(files)} of {repo} at revision {revision[:12]} "
-                          f"({type(e).__name__}); go online once, or pass the folder that holds the files") from e
+
+    try:
+        paths = [hf_hub_download(repo, name, revision=revision) for name in files]
+    except Exception as e:  # any failure of the network or the Hub
+        raise BundleError(
+            f"can't fetch {', '.join(files)} of {repo} at revision {revision[:12]} "
+            f"({type(e).__name__}); go online once, or pass the folder that holds the files"
+        ) from e
+    return Path(paths[0]).parent

@@ -10,24 +10,45 @@ from dataclasses import dataclass
 # %% auto #0
 __all__ = ['TokenLayout']
 
-# %% ../../nbs/core/01_layout.ipynb #c5e1058b
+# %% ../../nbs/core/01_layout.ipynb #524fdd2e
 @dataclass(frozen=True)
 class TokenLayout:
-    "Where codes, marks and text live in the vocabularies of both stages."
-    codebook_size: int = 1024 # entries of one codebook
-    text_ranks: int = 512     # merge ranks of the tokeniser; the end of text comes after them
+    "The ids of codes, special tokens and text in the vocabularies of both stages."
+
+    codebook_size: int = 1024  # entries of one codebook
+    text_ranks: int = 512  # merge ranks of the tokeniser; the end of text follows them
 
     @property
-    def end_of_audio(self)->int: return 2*self.codebook_size
+    def end_of_audio(self) -> int:
+        "First stage: the token after the last code."
+        return 2 * self.codebook_size
+
     @property
-    def text_offset(self)->int: return self.end_of_audio + 1
+    def text_offset(self) -> int:
+        "First stage: the id of text rank 0."
+        return self.end_of_audio + 1
+
     @property
-    def end_of_text(self)->int: return self.text_offset + self.text_ranks
+    def end_of_text(self) -> int:
+        "First stage: the token after the last text token."
+        return self.text_offset + self.text_ranks
+
     @property
-    def first_vocab(self)->int: return self.end_of_text + 1
+    def first_vocab(self) -> int:
+        "First stage: the number of ids."
+        return self.end_of_text + 1
+
     @property
-    def pad(self)->int: return self.codebook_size
+    def pad(self) -> int:
+        "Second stage: the token in place of a code."
+        return self.codebook_size
+
     @property
-    def second_text_offset(self)->int: return self.codebook_size + 1
+    def second_text_offset(self) -> int:
+        "Second stage: the id of text rank 0."
+        return self.codebook_size + 1
+
     @property
-    def second_vocab(self)->int: return self.second_text_offset + self.text_ranks + 1
+    def second_vocab(self) -> int:
+        "Second stage: the number of ids."
+        return self.second_text_offset + self.text_ranks + 1

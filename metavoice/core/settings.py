@@ -23,10 +23,11 @@ __all__ = ['NO_FLAG', 'PositiveInt', 'PositiveFloat', 'Proportion', 'TYPE_NAMES'
            'field_specs', 'parse_bool', 'parse_words', 'parse_list', 'convert_value', 'check_value', 'Settings',
            'parse_yaml', 'read_config', 'make_config', 'save_config', 'field_comments', 'flag_options', 'add_flags']
 
-# %% ../../nbs/core/04_settings.ipynb #9d3b7857
+# %% ../../nbs/core/04_settings.ipynb #81e1d8ec
 @dataclass(frozen=True)
 class Range:
     "The numbers that a setting may be."
+
     low: float
     high: float = math.inf
     open: str = ''  # low or high: that end isn't included
@@ -38,9 +39,11 @@ class Range:
     def __str__(self):
         if self.high == math.inf:
             return f"above {self.low}" if self.open == 'low' else f"of {self.low} or more"
+        if self.open == 'low':
+            return f"above {self.low} and at most {self.high}"
         return f"from {self.low} to {'below ' if self.open == 'high' else ''}{self.high}"
 
-# %% ../../nbs/core/04_settings.ipynb #eda96770
+# %% ../../nbs/core/04_settings.ipynb #e44011fb
 NO_FLAG = 'no flag'  # annotates a setting that has no command-line flag
 
 PositiveInt = Annotated[int, Range(1)]
@@ -48,17 +51,23 @@ PositiveFloat = Annotated[float, Range(0, open='low')]
 Proportion = Annotated[float, Range(0, 1, 'high')]
 
 TYPE_NAMES = {
-    str: 'a string', int: 'a whole number', float: 'a number', bool: 'yes or no', list: 'a list of strings',
-    tuple: 'a list of words'
+    str: 'a string',
+    int: 'a whole number',
+    float: 'a number',
+    bool: 'yes or no',
+    list: 'a list of strings',
+    tuple: 'a list of words',
 }
+
 
 class FieldSpec(NamedTuple):
     "What the type of a field allows."
-    type: type            # str, int, float, bool, list (of strings), tuple (of words), or Any
-    optional: bool        # may be None
+
+    type: type  # str, int, float, bool, list (of strings), tuple (of words), or Any
+    optional: bool  # may be None
     within: Range | None  # of numbers
-    choices: tuple        # of words; empty if any word is allowed
-    flag: bool            # has a command-line flag
+    choices: tuple  # of words; empty if any word is allowed
+    flag: bool  # has a command-line flag
 
     def describe(self) -> str:
         "Return what is allowed, for messages: a number from 1 to 20."
@@ -73,9 +82,9 @@ class FieldSpec(NamedTuple):
             return False
         return (self.within is None or self.within.holds(value)) and (not self.choices or value in self.choices)
 
-# %% ../../nbs/core/04_settings.ipynb #8ea4e871
+# %% ../../nbs/core/04_settings.ipynb #2bcc398c
 def parse_hint(
-    hint  # the type of a field
+    hint,  # the type of a field
 ) -> FieldSpec:
     "Read what a type hint allows."
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
@@ -84,18 +93,17 @@ def parse_hint(
     within = next((note for note in notes if isinstance(note, Range)), None)
     return FieldSpec(str if choices else kind, type(None) in options, within, choices, NO_FLAG not in notes)
 
+
 @functools.cache
 def field_specs(
-    cls  # a dataclass
+    cls,  # a dataclass
 ) -> dict:  # name → FieldSpec
     "Read what each field of a dataclass allows."
     hints = get_type_hints(cls, include_extras=True)
     return {f.name: parse_hint(hints[f.name]) for f in fields(cls)}
 
-# %% ../../nbs/core/04_settings.ipynb #9504cc0b
-def parse_bool(
-    text: str
-) -> bool:
+# %% ../../nbs/core/04_settings.ipynb #68a9a165
+def parse_bool(text: str) -> bool:
     "Read yes, true, on and 1, or no, false, off and 0; raises `ValueError`."
     word = text.strip().lower()
     if word in ('1', 'true', 'yes', 'on'):
@@ -104,23 +112,25 @@ def parse_bool(
         return False
     raise ValueError(text)
 
+
 def parse_words(
-    text: str  # words with commas or white space between them
+    text: str,  # words with commas or white space between them
 ) -> tuple:
     "Split a text into words."
     return tuple(word for word in re.split(r'[,\s]+', text) if word)
 
-def parse_list(
-    text: str
-) -> list:
+
+def parse_list(text: str) -> list:
     "Return a list of one text."
     return [text]
 
+
 PARSERS = {str: str, int: int, float: float, bool: parse_bool, list: parse_list, tuple: parse_words}
 
+
 def convert_value(
-    value,      # as it was given
-    kind: type  # of PARSERS
+    value,  # as it was given
+    kind: type,  # of PARSERS
 ):  # the value as `kind`; unchanged if it can't be converted
     "Parse strings and convert between whole numbers and floats, lists and tuples."
     if isinstance(value, Path):
@@ -137,11 +147,11 @@ def convert_value(
         pass  # not a number, or too large for a float
     return value
 
-# %% ../../nbs/core/04_settings.ipynb #e605b6e9
+# %% ../../nbs/core/04_settings.ipynb #9f3b763e
 def check_value(
     name: str,  # of the setting, the flag or the variable, for messages
-    value,      # as it was given
-    spec: FieldSpec
+    value,  # as it was given
+    spec: FieldSpec,
 ):  # the value as its field's type
     "Convert a value to its field's type; raises `OptionError` if it isn't allowed."
     if spec.type is Any or value is None and spec.optional:
@@ -151,17 +161,16 @@ def check_value(
         raise OptionError(f"{name} is {value!r}; use {spec.describe()}")
     return found
 
-# %% ../../nbs/core/04_settings.ipynb #4e13e121
+# %% ../../nbs/core/04_settings.ipynb #17f71613
 class Settings:
     "Base class of dataclasses of settings; raises `OptionError` for a value that its field doesn't allow."
+
     def __post_init__(self):
         for name, spec in field_specs(type(self)).items():
             object.__setattr__(self, name, check_value(name, getattr(self, name), spec))  # also where it is frozen
 
-# %% ../../nbs/core/04_settings.ipynb #50f41aac
-def parse_yaml(
-    text: str
-):
+# %% ../../nbs/core/04_settings.ipynb #6b4d9011
+def parse_yaml(text: str):
     "Parse YAML; raises `ValueError`, and `OptionError` without PyYAML."
     try:
         import yaml
@@ -172,8 +181,9 @@ def parse_yaml(
     except yaml.YAMLError as e:
         raise ValueError(str(e)) from None
 
+
 def read_config(
-    path: str | Path  # .yaml, .yml or .json
+    path: str | Path,  # .yaml, .yml or .json
 ) -> dict:
     "Read settings from a file; raises `OptionError` if it can't be read or isn't a mapping."
     path = Path(path)
@@ -192,14 +202,14 @@ def read_config(
         raise OptionError(f"{path} should hold names and values, not a {type(found).__name__}")
     return found
 
-# %% ../../nbs/core/04_settings.ipynb #4a910ba3
+# %% ../../nbs/core/04_settings.ipynb #7935ebed
 def make_config(
-    cls,                             # a dataclass of `Settings`
+    cls,  # a dataclass of `Settings`
     file: str | Path | None = None,  # .yaml or .json
     *,
-    environ: dict | None = None,     # environment variables; those named METAVOICE_… are read
-    flags: dict | None = None,       # of a command; None where a flag wasn't given; other names are ignored
-    **settings
+    environ: dict | None = None,  # environment variables; those named METAVOICE_… are read
+    flags: dict | None = None,  # of a command; None where a flag wasn't given; other names are ignored
+    **settings,
 ):  # an instance of `cls`
     "Make settings from all sources; raises `OptionError`, also for an unknown name in the file or the arguments."
     specs, environ, flags = field_specs(cls), environ or {}, flags or {}
@@ -209,35 +219,36 @@ def make_config(
             where = f" in {file}" if name in found else ''
             raise OptionError(f"unknown setting {name!r}{where}; there are {', '.join(specs)}")
     for name, spec in specs.items():
-        variable, flag = f'METAVOICE_{name.upper()}', '--'+name.replace('_', '-')
+        variable, flag = f'METAVOICE_{name.upper()}', '--' + name.replace('_', '-')
         if environ.get(variable):
             found[name] = check_value(variable, environ[variable], spec)
         if flags.get(name) is not None:
             found[name] = check_value(flag, flags[name], spec)
     return cls(**found | settings)
 
+
 def save_config(
     config: Settings,
-    path: Path  # .json
+    path: Path,  # .json
 ):
     "Write settings that `make_config` reads."
     path.write_text(json.dumps(asdict(config), indent=1, ensure_ascii=False), encoding='utf-8')
 
-# %% ../../nbs/core/04_settings.ipynb #d236922a
+# %% ../../nbs/core/04_settings.ipynb #e1060f75
 def field_comments(
-    cls  # a dataclass in a file, with a comment at each field
+    cls,  # a dataclass in a file, with a comment at each field
 ) -> dict:  # name → comment
     "Read the comments of the fields from the source."
     from fastcore.docments import docments
+
     found = {}
     for base in reversed(cls.__mro__):
         if '__dataclass_fields__' in vars(base):
             found |= {name: comment for name, comment in docments(base).items() if comment}
     return {name: ' '.join(found[name].split()) for name in field_specs(cls) if name in found}
 
-def flag_options(
-    spec: FieldSpec
-) -> dict:  # keyword arguments of `add_argument`
+
+def flag_options(spec: FieldSpec) -> dict:  # keyword arguments of `add_argument`
     "Return how argparse parses the flag of a field."
     if spec.type is bool:
         return dict(action=argparse.BooleanOptionalAction)
@@ -245,11 +256,12 @@ def flag_options(
         return dict(nargs='+', metavar='X')
     return dict(metavar='|'.join(spec.choices) or 'X')
 
+
 def add_flags(
     command: argparse.ArgumentParser,
-    cls,                       # a dataclass of `Settings`
+    cls,  # a dataclass of `Settings`
     config_file: bool = True,  # add --config as well
-    omit: tuple = ()           # fields that get no flag
+    omit: tuple = (),  # fields that get no flag
 ):
     "Add a flag for each setting; `make_config(cls, flags=vars(args))` checks them."
     if config_file:
@@ -262,4 +274,5 @@ def add_flags(
         hidden = defaults[name] in (None, '', (), MISSING) or spec.type is bool
         text = comments[name] + ('' if hidden else f" (default: {defaults[name]})")
         command.add_argument(
-            '--'+name.replace('_', '-'), default=None, help=text.replace('%', '%%'), **flag_options(spec))
+            '--' + name.replace('_', '-'), default=None, help=text.replace('%', '%%'), **flag_options(spec)
+        )

@@ -23,7 +23,7 @@ from .recognise import count_word_errors, import_extra, normalise_words
 # %% auto #0
 __all__ = ['DURATION_RATIO_RANGE', 'METRIC_COLUMNS', 'ClipResult', 'make_clip_result', 'metric_terms', 'wer_std',
            'summarise_clips', 'Evaluation', 'save_evaluation', 'MetricColumn', 'format_estimate', 'align_columns',
-           'metric_table', 'pluralise', 'plot_estimates', 'make_axes', 'grid_table', 'plot_grid']
+           'metric_table', 'pluralise', 'format_setting', 'plot_estimates', 'make_axes', 'grid_table', 'plot_grid']
 
 # %% ../../nbs/measure/03_report.ipynb #31c5f248
 @dataclass
@@ -224,18 +224,23 @@ def table(self: Evaluation) -> list[str]:
                 lines.append(((voice, source, str(summary['clips'])), summary))
     return metric_table(['voice', 'source', 'clips'], lines)
 
-# %% ../../nbs/measure/03_report.ipynb #a388aa6e
+# %% ../../nbs/measure/03_report.ipynb #01af2dcb
 def pluralise(n: int, noun: str) -> str:
     "Return a number and its noun: 1 clip, 2 clips."
     return f"{n} {noun}{'s' * (n != 1)}"
 
 
+def format_setting(value) -> str:
+    "Return the value of a setting as short as a user writes it: 1.0 is 1."
+    return f'{value:g}' if isinstance(value, float) else str(value)
+
+# %% ../../nbs/measure/03_report.ipynb #938063e5
 @patch
 def about_line(self: Evaluation) -> str:
     "Return one line that says what was measured."
     a = self.about
     counts = [pluralise(a['texts'], 'sentence'), pluralise(len(a['voices']), 'voice'), pluralise(a['seeds'], 'seed')]
-    settings = ', '.join(f'{k} {v}' for k, v in a['settings'].items() if v is not None)
+    settings = ', '.join(f'{k} {format_setting(v)}' for k, v in a['settings'].items() if v is not None)
     return (
         f"{a['model']}: {' × '.join(counts)}; {settings}; recogniser {a['recogniser'] or 'none'}; "
         f"gallery of {len(a['gallery'])}; in brackets 95 % intervals, by bootstrap over sentences"
@@ -346,7 +351,7 @@ def plot(self: Evaluation):  # a matplotlib figure
         axes[-1].tick_params(labelsize=7)
     return figure
 
-# %% ../../nbs/measure/03_report.ipynb #f3efcd16
+# %% ../../nbs/measure/03_report.ipynb #0ba5a81b
 def grid_table(
     found: list[Evaluation],  # from `evaluate_grid`
     settings: Iterable[str],  # names of the settings that differ
@@ -356,7 +361,7 @@ def grid_table(
     lines = []
     for evaluation in found:
         values = evaluation.about['settings']
-        lines.append(([str(values.get(k)) for k in settings], evaluation.summary()['all']['model']))
+        lines.append(([format_setting(values.get(k)) for k in settings], evaluation.summary()['all']['model']))
     teacher = found[0].summary()['all']['teacher']
     if teacher:
         lines.append((['teacher'] + [''] * (len(settings) - 1), teacher))
@@ -370,7 +375,7 @@ def plot_grid(
     "Plot the measures over the combinations of settings; those of the recordings are lines."
     settings, summaries = list(settings), [o.summary()['all']['model'] for o in found]
     teacher = found[0].summary()['all']['teacher'] or {}
-    names = ['\n'.join(str(o.about['settings'].get(k)) for k in settings) for o in found]
+    names = ['\n'.join(format_setting(o.about['settings'].get(k)) for k in settings) for o in found]
     keys = [k for k in ('wer', 'cosine', 'identified', 'overall', 'within') if any(s.get(k) for s in summaries)]
     figure, axes = make_axes(len(keys), 2.4)
     for ax, key in zip(axes, keys):

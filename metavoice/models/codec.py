@@ -19,38 +19,47 @@ from ..core.layout import TokenLayout
 # %% auto #0
 __all__ = ['Codec', 'check_codes', 'EnCodec', 'interleave', 'deinterleave']
 
-# %% ../../nbs/models/06_codec.ipynb #1a9fc350
+# %% ../../nbs/models/06_codec.ipynb #d94575ad
 @runtime_checkable
 class Codec(Protocol):
-    "What the pipeline asks of a codec."
-    sample_rate: int    # Hz
-    hop: int            # samples a frame
+    "What the pipeline requires of a codec."
+
+    sample_rate: int  # Hz
+    hop: int  # samples per frame
     n_codebooks: int
     codebook_size: int
     latent_dim: int
 
-    def encode(self, samples:Tensor)->Tensor: "(batch, time) to codes (batch, n_codebooks, frames)."
-    def latent(self, codes:Tensor)->Tensor: "Codes (batch, depth, frames) to latents (batch, latent_dim, frames)."
-    def decode(self, codes:Tensor)->Tensor: "Codes (batch, depth, frames) to samples (batch, frames·hop)."
+    def encode(self, samples: Tensor) -> Tensor:
+        "Return the codes (batch, n_codebooks, frames) of samples (batch, time)."
 
-# %% ../../nbs/models/06_codec.ipynb #55aaffe6
+    def latent(self, codes: Tensor) -> Tensor:
+        "Return the latents (batch, latent_dim, frames) of codes (batch, depth, frames)."
+
+    def decode(self, codes: Tensor) -> Tensor:
+        "Return the samples (batch, frames·hop) of codes (batch, depth, frames)."
+
+# %% ../../nbs/models/06_codec.ipynb #0d0bec5f
 def check_codes(
-    codes:Tensor, # (batch, depth, frames), integers
-    codec:Codec   # whose codes they are
-)->Tensor:
-    "The codes as they are, or `OptionError` where they are not codes of this codec."
-    if codes.ndim!=3 or not 1<=codes.shape[1]<=codec.n_codebooks:
+    codes: Tensor,  # (batch, depth, frames), integers
+    codec: Codec,
+) -> Tensor:  # the same codes
+    "Raise `OptionError` for codes that the codec can't decode."
+    if codes.ndim != 3 or not 1 <= codes.shape[1] <= codec.n_codebooks:
         raise OptionError(f"codes of shape {tuple(codes.shape)}; expected (batch, 1–{codec.n_codebooks}, frames)")
     if codes.numel() and not 0 <= codes.min() <= codes.max() < codec.codebook_size:
-        raise OptionError(f"code {codes.max().item() if codes.max()>=codec.codebook_size else codes.min().item()} isn't in 0–{codec.codebook_size-1}")
+        wrong = codes.max() if codes.max() >= codec.codebook_size else codes.min()
+        raise OptionError(f"code {wrong.item()} isn't in 0–{codec.codebook_size-1}")
     return codes
 
-# %% ../../nbs/models/06_codec.ipynb #84348562
+# %% ../../nbs/models/06_codec.ipynb #6020d172
 class EnCodec(nn.Module):
-    "The 24 kHz EnCodec of `transformers` with a fixed number of codebooks; satisfies `Codec`."
-    def __init__(self,
-        model,              # a `transformers.EncodecModel`
-        n_codebooks:int=8   # 8 is 6 kbps
+    "The 24 kHz EnCodec of `transformers` with a fixed number of codebooks; implements `Codec`."
+
+    def __init__(
+        self,
+        model,  # a `transformers.EncodecModel`
+        n_codebooks: int = 8,  # 8 is 6 kbps
     ):
         super().__init__()
         self.model, self.n_codebooks = model.eval().requires_grad_(False), n_codebooks
@@ -59,40 +68,50 @@ class EnCodec(nn.Module):
         self.hop = math.prod(c.upsampling_ratios)
 
     @classmethod
-    def from_folder(cls,
-        folder:str|Path # with config.json and model.safetensors
-    )->EnCodec:
+    def from_folder(
+        cls,
+        folder: str | Path,  # with config.json and model.safetensors
+    ) -> EnCodec:
         "Read EnCodec from a folder, without the network; raises `BundleError`."
         from transformers import EncodecModel
-        try: return cls(EncodecModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True))
-        except (OSError, ValueError, RuntimeError) as e: raise BundleError(f"can't read EnCodec from {folder}: {str(e).splitlines()[0]}") from e
+        try:
+            return cls(EncodecModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True))
+        except (OSError, ValueError, RuntimeError) as e:
+            raise BundleError(f"can't read EnCodec from {folder}: {str(e).splitlines()[0]}") from e
 
     def encode(self, samples):
-        padded = F.pad(samples, (0, -samples.shape[-1] % self.hop))[:,None]
+        padded = F.pad(samples, (0, -samples.shape[-1] % self.hop))[:, None]
         embedded = self.model.encoder(padded)
-        return self.model.quantizer.encode(embedded, bandwidth=None)[:self.n_codebooks].transpose(0,1)
+        return self.model.quantizer.encode(embedded, bandwidth=None)[:self.n_codebooks].transpose(0, 1)
 
-    def latent(self, codes): return self.model.quantizer.decode(check_codes(codes, self).transpose(0,1))
-    def decode(self, codes): return self.model.decoder(self.latent(codes))[:,0]
+    def latent(self, codes):
+        return self.model.quantizer.decode(check_codes(codes, self).transpose(0, 1))
 
-# %% ../../nbs/models/06_codec.ipynb #2bb5f343
+    def decode(self, codes):
+        return self.model.decoder(self.latent(codes))[:, 0]
+
+# %% ../../nbs/models/06_codec.ipynb #6dac02b5
 def interleave(
-    codes:Tensor,             # (2, frames), 0–1023
-    text:list,                # BPE ids with the end of text, no offset
-    layout:TokenLayout=TokenLayout(),
-    end:bool=True             # close with the end of audio
-)->Tensor: # (len(text) + 2·frames + end,)
-    "One sequence of the first stage's vocabulary."
-    audio = (codes + torch.tensor([[0],[layout.codebook_size]], device=codes.device)).T.flatten()
-    close = [layout.end_of_audio]*end
-    return torch.cat([torch.tensor(text, dtype=torch.long)+layout.text_offset, audio.long(), torch.tensor(close, dtype=torch.long)])
+    codes: Tensor,  # (2, frames), 0 to 1023
+    text: list[int],  # BPE ids with the end of text, without offset
+    layout: TokenLayout | None = None,  # the released one if None
+    end: bool = True,  # append the end of audio
+) -> Tensor:  # (len(text) + 2·frames + end,)
+    "Return one sequence in the vocabulary of the first stage."
+    layout = layout or TokenLayout()
+    audio = (codes + torch.tensor([[0], [layout.codebook_size]], device=codes.device)).T.flatten()
+    close = torch.tensor([layout.end_of_audio]*end, dtype=torch.long)
+    return torch.cat([torch.tensor(text, dtype=torch.long)+layout.text_offset, audio.long(), close])
 
+# %% ../../nbs/models/06_codec.ipynb #3a8958e3
 def deinterleave(
-    ids:Tensor,               # (time,) of the first stage's vocabulary
-    layout:TokenLayout=TokenLayout()
-)->Tensor: # (2, frames)
-    "The two codebooks of a sequence; text and marks are dropped, and both are cut to the shorter one."
-    first = ids[ids < layout.codebook_size]
-    second = ids[(ids >= layout.codebook_size) & (ids < layout.end_of_audio)] - layout.codebook_size
+    ids: Tensor,  # (time,) in the vocabulary of the first stage
+    layout: TokenLayout | None = None,  # the released one if None
+) -> Tensor:  # (2, frames)
+    "Return the two codebooks of a sequence without text and special tokens, both cut to the shorter one."
+    layout = layout or TokenLayout()
+    size = layout.codebook_size
+    first = ids[ids < size]
+    second = ids[(ids >= size) & (ids < layout.end_of_audio)] - size
     frames = min(len(first), len(second))
     return torch.stack([first[:frames], second[:frames]])

@@ -96,8 +96,8 @@ def compile_decode_step(
     model.compiled = run
     return run
 
-# %% ../../nbs/models/03_decode_step.ipynb #86d45793
-SINGLE_THREAD_LIMIT = 2**20  # rows times width² up to which one thread is faster than several
+# %% ../../nbs/models/03_decode_step.ipynb #d19b31b8
+SINGLE_THREAD_LIMIT = 2**20  # rows times width² up to which a step runs on one thread
 
 
 class DecodeStep:

@@ -18,214 +18,272 @@ from .codec import check_codes
 __all__ = ['ResidualQuantiser', 'NanoCodecConfig', 'ConvNeXtBlock', 'overlap_add', 'pulse_train', 'minimum_phase', 'framed_stft',
            'NanoCodec']
 
-# %% ../../nbs/models/07_nano_codec.ipynb #9288aba7
+# %% ../../nbs/models/07_nano_codec.ipynb #ae52e207
 class ResidualQuantiser(nn.Module):
-    "A stack of codebooks, each coding what the ones before have left."
-    fast = 2 # codebooks that look at single frames, whatever the window
+    "A stack of codebooks, each coding the residual of the previous ones."
+    unpooled_levels = 2  # codebooks that code single frames, whatever the window
 
-    def __init__(self,
-        n_codebooks:int=8,      # depth of the stack
-        codebook_size:int=1024, # entries of each
-        dim:int=64,             # of a latent
-        window:int=0            # frames, odd, over which what the fast ones leave is averaged before the others code it; 0 for as it is
+    def __init__(
+        self,
+        n_codebooks: int = 8,
+        codebook_size: int = 1024,
+        dim: int = 64,  # of a latent
+        window: int = 0,  # frames, odd, over which the residual is averaged before the third codebook; 0: no average
     ):
         super().__init__()
         self.window = window
         self.register_buffer('codebooks', torch.zeros(n_codebooks, codebook_size, dim))
 
-    def seen(self,
-        left:Tensor, # (batch, frames, dim) by the codebooks before
-        level:int    # which codebook
-    )->Tensor: # (batch, frames, dim)
-        "What a codebook codes of what is left."
-        if level!=self.fast or not self.window: return left
-        return F.avg_pool1d(left.transpose(1,2), self.window, 1, self.window//2, count_include_pad=False).transpose(1,2)
+    def level_input(
+        self,
+        residual: Tensor,  # (batch, frames, dim) of the previous codebooks
+        level: int,  # index of the codebook
+    ) -> Tensor:  # (batch, frames, dim)
+        "Return what a codebook codes: the residual, averaged over the window before the first pooled codebook."
+        if level != self.unpooled_levels or not self.window:
+            return residual
+        pooled = F.avg_pool1d(residual.transpose(1, 2), self.window, 1, self.window//2, count_include_pad=False)
+        return pooled.transpose(1, 2)
 
-    def nearest(self,
-        x:Tensor,  # (n, dim)
-        level:int  # which codebook
-    )->Tensor: # (n,)
-        "The entry of one codebook nearest to each row."
+    def nearest(
+        self,
+        x: Tensor,  # (n, dim)
+        level: int,  # index of the codebook
+    ) -> Tensor:  # (n,)
+        "Return the index of the nearest entry of a codebook for each row."
         c = self.codebooks[level]
         return (c.square().sum(1) - 2*x@c.T).argmin(1)
 
-    def encode(self,
-        latent:Tensor,       # (batch, dim, frames)
-        depth:int|None=None  # codebooks to use; all if None
-    )->Tensor: # (batch, depth, frames)
-        "Codes of a latent, coarse to fine."
-        residual, codes = latent.transpose(1,2), []
+    def encode(
+        self,
+        latent: Tensor,  # (batch, dim, frames)
+        depth: int | None = None,  # number of codebooks to use; all if None
+    ) -> Tensor:  # (batch, depth, frames)
+        "Return the codes of a latent, from coarse to fine."
+        residual, codes = latent.transpose(1, 2), []
         for level in range(depth or len(self.codebooks)):
-            residual = self.seen(residual, level)
-            codes.append(self.nearest(residual.flatten(0,1), level).view(residual.shape[:2]))
+            residual = self.level_input(residual, level)
+            codes.append(self.nearest(residual.flatten(0, 1), level).view(residual.shape[:2]))
             residual = residual - self.codebooks[level][codes[-1]]
         return torch.stack(codes, 1)
 
-    def decode(self,
-        codes:Tensor # (batch, depth, frames)
-    )->Tensor: # (batch, dim, frames)
-        "The sum of the entries that the codes name."
-        return sum(F.embedding(codes[:,level], self.codebooks[level]) for level in range(codes.shape[1])).transpose(1,2)
+    def decode(
+        self,
+        codes: Tensor,  # (batch, depth, frames)
+    ) -> Tensor:  # (batch, dim, frames)
+        "Return the sum of the entries that the codes select."
+        entries = (F.embedding(codes[:, level], self.codebooks[level]) for level in range(codes.shape[1]))
+        return sum(entries).transpose(1, 2)
 
-# %% ../../nbs/models/07_nano_codec.ipynb #45096c23
+# %% ../../nbs/models/07_nano_codec.ipynb #8b67283a
 @dataclass
 class NanoCodecConfig:
-    "Numbers of a `NanoCodec`."
+    "Shape of a `NanoCodec`."
     sample_rate: int = 24_000
-    n_fft: int = 1280       # samples in a window that is heard
-    hop: int = 640          # samples a frame: 37.5 frames a second
+    n_fft: int = 1280  # samples in a window of the analysis
+    hop: int = 640  # samples per frame: 37.5 frames a second
     n_mels: int = 100
-    width: int = 256        # channels of a block
-    hidden: int = 768       # channels inside a block
+    width: int = 256  # channels of a block
+    hidden: int = 768  # channels inside a block
     encoder_blocks: int = 6
-    decoder_blocks: int = 8 # half before, half after the frame rate is doubled
-    finest_blocks: int = 0  # after it is doubled once more, which halves the windows of the sound; 0: it isn't
+    decoder_blocks: int = 8  # half of them before, half after the frame rate is doubled
+    finest_blocks: int = 0  # blocks after it is doubled again, which halves the synthesis windows; 0: it isn't
     latent_dim: int = 64
     n_codebooks: int = 8
     codebook_size: int = 1024
-    window: int = 0         # frames that the third codebook and those after it hear as one, odd; 0 for single ones
+    window: int = 0  # frames, odd, that the third and later codebooks code together; 0: single frames
 
+# %% ../../nbs/models/07_nano_codec.ipynb #9df2fc25
 class ConvNeXtBlock(nn.Module):
-    "A depthwise convolution over time, then a small network on each frame; (batch, frames, width) in and out."
-    def __init__(self, width, hidden, scale):
+    "A depthwise convolution over time and a feed-forward network, with a residual connection."
+
+    def __init__(
+        self,
+        width: int,  # channels
+        hidden: int,  # channels inside
+        scale: float,  # initial scale of the residual branch
+    ):
         super().__init__()
         self.kernel = nn.Parameter(nn.init.normal_(torch.empty(7, width), std=7**-.5))
         self.norm = nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.scale = nn.Parameter(torch.full((width,), scale))
 
-    def forward(self, x):
-        padded, frames = F.pad(x, (0,0,3,3)), x.shape[1]
-        y = sum(k*padded[:,i:i+frames] for i,k in enumerate(self.kernel))
+    def forward(self, x):  # (batch, frames, width), as the result
+        padded, frames = F.pad(x, (0, 0, 3, 3)), x.shape[1]
+        y = sum(k*padded[:, i:i+frames] for i, k in enumerate(self.kernel))
         return x + self.scale*self.down(F.gelu(self.up(self.norm(y))))
 
-# %% ../../nbs/models/07_nano_codec.ipynb #be28d438
+# %% ../../nbs/models/07_nano_codec.ipynb #1b09834b
 def overlap_add(
-    frames:Tensor, # (batch, n_fft, frames)
-    hop:int        # samples from frame to frame
-)->Tensor: # (batch, frames·hop)
-    "Sum windowed frames at their places and divide by what the windows sum to; each frame stands centred over its hop."
+    frames: Tensor,  # (batch, n_fft, frames)
+    hop: int,  # samples from frame to frame
+) -> Tensor:  # (batch, frames·hop)
+    "Return the sum of windowed frames, each centred over its hop, divided by the sum of the squared windows."
     n_fft, count = frames.shape[1:]
     window = torch.hann_window(n_fft, device=frames.device, dtype=frames.dtype)
-    fold = lambda x: F.fold(x, (1, n_fft+(count-1)*hop), (1,n_fft), stride=(1,hop))[:,0,0]
-    total, weight = fold(frames*window[:,None]), fold(window.square()[:,None].expand(1,n_fft,count))
+
+    def fold(x):
+        return F.fold(x, (1, n_fft+(count-1)*hop), (1, n_fft), stride=(1, hop))[:, 0, 0]
+
+    total, weight = fold(frames*window[:, None]), fold(window.square()[:, None].expand(1, n_fft, count))
     left = (n_fft-hop)//2
     return (total/weight.clamp(min=1e-3))[:, left:left+count*hop]
 
-# %% ../../nbs/models/07_nano_codec.ipynb #b6707f70
+# %% ../../nbs/models/07_nano_codec.ipynb #d6e557fc
 def pulse_train(
-    pitch:Tensor,    # (batch, frames), log2 of Hz, in the middle of each frame
-    hop:int,         # samples a frame
-    sample_rate:int, # Hz
-    begin:Tensor|None=None # (batch, 1), where in its period each begins, 0–1; at 0 if None
-)->Tensor: # (batch, frames·hop), of power 1
-    "All harmonics of a pitch in step: one pulse a period, band-limited."
-    frequency = F.interpolate(pitch[:,None].float(), scale_factor=hop, mode='linear')[:,0].exp2().clamp(50, 500)
-    cycles = (frequency/sample_rate).unflatten(1, (-1,hop)).cumsum(2)
-    before = F.pad((cycles[...,-1] % 1).cumsum(1)[:,:-1], (1,0)) # frame by frame, since float32 couldn't count on for a minute
-    phase = ((cycles + before[...,None]).flatten(1) + (0 if begin is None else begin)) % 1
+    pitch: Tensor,  # (batch, frames), log2 of Hz, in the middle of each frame
+    hop: int,  # samples per frame
+    sample_rate: int,  # Hz
+    begin: Tensor | None = None,  # (batch, 1) phase at the beginning, in periods from 0 to 1; 0 if None
+) -> Tensor:  # (batch, frames·hop), of power 1
+    "Return one band-limited pulse per period: all harmonics of the pitch, in phase."
+    frequency = F.interpolate(pitch[:, None].float(), scale_factor=hop, mode='linear')[:, 0].exp2().clamp(50, 500)
+    cycles = (frequency/sample_rate).unflatten(1, (-1, hop)).cumsum(2)
+    before = F.pad((cycles[..., -1] % 1).cumsum(1)[:, :-1], (1, 0))  # modulo 1: float32 can't count a minute of periods
+    phase = ((cycles + before[..., None]).flatten(1) + (0 if begin is None else begin)) % 1
     harmonics = (.48*sample_rate/frequency).floor()
-    sine, all_odd = (torch.pi*phase).sin(), ((2*harmonics+1)*torch.pi*phase).sin()
-    kernel = torch.where(sine.abs() < 1e-4, 2*harmonics+1, all_odd/torch.where(sine.abs() < 1e-4, 1., sine)) # Dirichlet's
+    sine, odd = (torch.pi*phase).sin(), ((2*harmonics+1)*torch.pi*phase).sin()
+    at_pulse = sine.abs() < 1e-4
+    kernel = torch.where(at_pulse, 2*harmonics+1, odd/torch.where(at_pulse, 1., sine))
     return (kernel-1)/2*(2/harmonics).sqrt()
 
+# %% ../../nbs/models/07_nano_codec.ipynb #a7ddb9ce
 def minimum_phase(
-    magnitude:Tensor # (batch, n_fft//2+1, frames), logarithm
-)->Tensor: # the phase, of the same shape
-    "The phase of the filter that has these magnitudes and answers a pulse at once and only afterwards (Oppenheim and Schafer, chapter on the cepstrum)."
+    magnitude: Tensor,  # (batch, n_fft//2+1, frames), logarithms
+) -> Tensor:  # (batch, n_fft//2+1, frames), radians
+    "Return the phase of the minimum-phase filter with these magnitudes (Oppenheim and Schafer, the cepstrum)."
     n = 2*(magnitude.shape[1]-1)
     fold = torch.ones(n, 1, device=magnitude.device)
     fold[0], fold[n//2], fold[n//2+1:] = 0, 0, -1
     return torch.fft.rfft(torch.fft.irfft(magnitude.to(torch.complex64), n, dim=1)*fold, dim=1).imag
 
+# %% ../../nbs/models/07_nano_codec.ipynb #86bc5760
 def framed_stft(
-    x:Tensor,   # (batch, time), whole frames
-    n_fft:int,
-    hop:int
-)->Tensor: # (batch, n_fft//2+1, frames), complex; noise of power 1 has power 1 in every bin
-    "Spectra of windowed frames, each centred over its hop: what `overlap_add` undoes."
+    x: Tensor,  # (batch, time), whole frames
+    n_fft: int,
+    hop: int,
+) -> Tensor:  # (batch, n_fft//2+1, frames), complex; white noise of power 1 has power 1 in every bin
+    "Return the spectra of windowed frames, each centred over its hop: the inverse of `overlap_add`."
     left = (n_fft-hop)//2
     frames = F.pad(x, (left, n_fft-hop-left)).unfold(1, n_fft, hop)*torch.hann_window(n_fft, device=x.device)
-    return torch.fft.rfft(frames, dim=2).transpose(1,2)/(.375*n_fft)**.5
+    return torch.fft.rfft(frames, dim=2).transpose(1, 2)/(.375*n_fft)**.5
 
-# %% ../../nbs/models/07_nano_codec.ipynb #660a4222
+# %% ../../nbs/models/07_nano_codec.ipynb #748c1775
 class NanoCodec(nn.Module):
-    "A codec of frames; satisfies `Codec`."
-    def __init__(self,
-        config:NanoCodecConfig=NanoCodecConfig()
+    "A codec on mel frames with a pulse-and-noise vocoder; implements `Codec`."
+
+    def __init__(
+        self,
+        config: NanoCodecConfig | None = None,  # the defaults if None
     ):
         super().__init__()
-        self.config = c = config
-        blocks = lambda n, total: nn.Sequential(*[ConvNeXtBlock(c.width, c.hidden, 1/total) for _ in range(n)])
+        self.config = c = config or NanoCodecConfig()
+
+        def blocks(n, total):
+            return nn.Sequential(*[ConvNeXtBlock(c.width, c.hidden, 1/total) for _ in range(n)])
+
         half = c.encoder_blocks//2
         self.mel_in = nn.Linear(c.n_mels, c.width)
         self.encoder_fast, self.fold = blocks(half, c.encoder_blocks), nn.Linear(2*c.width, c.width)
-        self.encoder_slow, self.to_latent = blocks(c.encoder_blocks-half, c.encoder_blocks), nn.Linear(c.width, c.latent_dim)
+        self.encoder_slow = blocks(c.encoder_blocks-half, c.encoder_blocks)
+        self.to_latent = nn.Linear(c.width, c.latent_dim)
         self.quantiser = ResidualQuantiser(c.n_codebooks, c.codebook_size, c.latent_dim, c.window)
         half = c.decoder_blocks//2
         self.from_latent, self.decoder_slow = nn.Linear(c.latent_dim, c.width), blocks(half, c.decoder_blocks)
-        self.unfold, self.decoder_fast = nn.Linear(c.width, 2*c.width), blocks(c.decoder_blocks-half, c.decoder_blocks)
-        self.finest = nn.Sequential(nn.Linear(c.width, 2*c.width), nn.Unflatten(2, (2,c.width)), nn.Flatten(1, 2), *blocks(c.finest_blocks, c.decoder_blocks)) if c.finest_blocks else nn.Identity()
-        self.norm, self.filters, self.pitch = nn.LayerNorm(c.width), nn.Linear(c.width, self.window+2), nn.Linear(c.width, 1)
-        nn.init.constant_(self.pitch.bias, 7.) # 128 Hz
+        self.unfold = nn.Linear(c.width, 2*c.width)
+        self.decoder_fast = blocks(c.decoder_blocks-half, c.decoder_blocks)
+        self.finest = nn.Identity()
+        if c.finest_blocks:
+            double = nn.Linear(c.width, 2*c.width), nn.Unflatten(2, (2, c.width)), nn.Flatten(1, 2)
+            self.finest = nn.Sequential(*double, *blocks(c.finest_blocks, c.decoder_blocks))
+        self.norm = nn.LayerNorm(c.width)
+        self.filters, self.pitch = nn.Linear(c.width, self.synthesis_window+2), nn.Linear(c.width, 1)
+        nn.init.constant_(self.pitch.bias, 7.)  # 128 Hz
 
     @property
-    def sample_rate(self): return self.config.sample_rate
-    @property
-    def hop(self): return self.config.hop
-    @property
-    def part(self): return self.hop//(4 if self.config.finest_blocks else 2) # samples to which one filter belongs
-    @property
-    def window(self): return self.config.n_fft*self.part//(self.hop//2) # samples in a window of the sound
-    @property
-    def n_codebooks(self): return self.config.n_codebooks
-    @property
-    def codebook_size(self): return self.config.codebook_size
-    @property
-    def latent_dim(self): return self.config.latent_dim
+    def sample_rate(self) -> int:
+        return self.config.sample_rate
 
-    def encode_latent(self,
-        samples:Tensor # (batch, time), padded here to whole frames
-    )->Tensor: # (batch, latent_dim, frames)
-        "The latent of sound, before quantisation."
+    @property
+    def hop(self) -> int:
+        return self.config.hop
+
+    @property
+    def synthesis_hop(self) -> int:
+        "Samples per filter."
+        return self.hop//(4 if self.config.finest_blocks else 2)
+
+    @property
+    def synthesis_window(self) -> int:
+        "Samples in a window of the synthesis."
+        return self.config.n_fft*self.synthesis_hop//(self.hop//2)
+
+    @property
+    def n_codebooks(self) -> int:
+        return self.config.n_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config.codebook_size
+
+    @property
+    def latent_dim(self) -> int:
+        return self.config.latent_dim
+
+    def encode_latent(
+        self,
+        samples: Tensor,  # (batch, time); padded to whole frames
+    ) -> Tensor:  # (batch, latent_dim, frames)
+        "Return the latent of samples, before quantisation."
         c = self.config
         samples = F.pad(samples, (0, -samples.shape[-1] % c.hop))
         mel = log_mel(samples, c.sample_rate, c.n_fft, c.hop//2, c.n_mels, centre=False).clamp(min=-7)/3 + 1
-        x = self.encoder_fast(self.mel_in(mel.transpose(1,2)))
+        x = self.encoder_fast(self.mel_in(mel.transpose(1, 2)))
         x = self.fold(x.reshape(x.shape[0], x.shape[1]//2, -1))
-        return self.to_latent(self.encoder_slow(x)).float().transpose(1,2)
+        return self.to_latent(self.encoder_slow(x)).float().transpose(1, 2)
 
-    def describe(self,
-        latent:Tensor # (batch, latent_dim, frames)
-    )->tuple: # (batch, parts) pitch as log2 of Hz; (batch, window//2+1, parts) filter of the voice and of the breath, as logarithms of magnitudes
-        "What a latent says of every half or quarter of a frame."
-        x = self.unfold(self.decoder_slow(self.from_latent(latent.transpose(1,2))))
+    def predict_filters(
+        self,
+        latent: Tensor,  # (batch, latent_dim, frames)
+    ) -> tuple[Tensor, Tensor, Tensor]:  # pitch (batch, parts), log2 of Hz; two filters (batch, bins, parts)
+        "Return the pitch and the log magnitudes of the pulse and noise filters; a frame has two or four parts."
+        x = self.unfold(self.decoder_slow(self.from_latent(latent.transpose(1, 2))))
         x = self.norm(self.finest(self.decoder_fast(x.reshape(x.shape[0], -1, self.config.width))))
-        with torch.autocast(x.device.type, enabled=False): pitch = F.linear(x.float(), self.pitch.weight.float(), self.pitch.bias.float())[...,0]
-        return pitch, *self.filters(x).float().transpose(1,2).clamp(-12, 7).chunk(2, 1)
+        with torch.autocast(x.device.type, enabled=False):
+            pitch = F.linear(x.float(), self.pitch.weight.float(), self.pitch.bias.float())[..., 0]
+        return pitch, *self.filters(x).float().transpose(1, 2).clamp(-12, 7).chunk(2, 1)
 
-    def sound(self,
-        pitch:Tensor,  # as `describe` gives them
-        voice:Tensor,
-        breath:Tensor,
-        begin:Tensor|None=None, # (batch, 1), where in its period each begins; at 0 if None
-        seed:int|None=0         # of the noise; torch's own chance if None
-    )->Tensor: # (batch, time)
-        "Pulses and noise, each through its filter."
-        hop, window = self.part, self.window
+    def vocode(
+        self,
+        pitch: Tensor,  # from `predict_filters`
+        voice: Tensor,  # pulse filter
+        breath: Tensor,  # noise filter
+        begin: Tensor | None = None,  # (batch, 1) phase at the beginning, in periods; 0 if None
+        seed: int | None = 0,  # of the noise; PyTorch's global generator if None
+    ) -> Tensor:  # (batch, time)
+        "Return the sum of filtered pulses and filtered noise."
+        hop, window = self.synthesis_hop, self.synthesis_window
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         with torch.no_grad():
             pulses = pulse_train(pitch, hop, self.sample_rate, begin)
-            noise = torch.randn(pulses.shape[1], generator=None if seed is None else torch.Generator().manual_seed(seed)).to(pulses)
+            noise = torch.randn(pulses.shape[1], generator=generator).to(pulses)
             pulses, noise = (framed_stft(x, window, hop) for x in (pulses, noise[None]))
         spectrum = pulses*torch.polar(voice.exp(), minimum_phase(voice)) + noise*breath.exp()
         return overlap_add(torch.fft.irfft(spectrum, window, dim=1), hop)
 
-    def synthesise(self,
-        latent:Tensor # (batch, latent_dim, frames)
-    )->Tensor: # (batch, frames·hop)
-        "Sound from a latent. The beginning of a longer latent sounds the same."
-        return self.sound(*self.describe(latent))
+    def synthesise(
+        self,
+        latent: Tensor,  # (batch, latent_dim, frames)
+    ) -> Tensor:  # (batch, frames·hop)
+        "Return the samples of a latent. A longer latent begins with the same samples."
+        return self.vocode(*self.predict_filters(latent))
 
-    def encode(self, samples): return self.quantiser.encode(self.encode_latent(samples))
-    def latent(self, codes): return self.quantiser.decode(check_codes(codes, self))
-    def decode(self, codes): return self.synthesise(self.latent(codes))
+    def encode(self, samples: Tensor) -> Tensor:
+        return self.quantiser.encode(self.encode_latent(samples))
+
+    def latent(self, codes: Tensor) -> Tensor:
+        return self.quantiser.decode(check_codes(codes, self))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return self.synthesise(self.latent(codes))

@@ -14,17 +14,20 @@ from ..core.layout import TokenLayout
 # %% auto #0
 __all__ = ['build_second_stage_input']
 
-# %% ../../nbs/models/05_second_stage.ipynb #1ab0e5f6
+# %% ../../nbs/models/05_second_stage.ipynb #0214da55
 def build_second_stage_input(
-    text:list,      # BPE ids with the end of text, no offset
-    codes:Tensor,   # (2, frames), 0–1023
-    window:int,     # positions of the model
-    layout:TokenLayout=TokenLayout()
-)->Tensor: # (2, window)
-    "The two input rows; raises `TextError` where text and frames are longer than the window: nothing is cut."
+    text: list[int],  # BPE ids with the end of text, without offset
+    codes: Tensor,  # (2, frames), 0 to 1023
+    window: int,  # positions of the model
+    layout: TokenLayout | None = None,  # the released one if None
+) -> Tensor:  # (2, window)
+    "Return the two input rows; raises `TextError` if text and frames are longer than the window."
+    layout = layout or TokenLayout()
     start, end = len(text), len(text)+codes.shape[1]
-    if end > window: raise TextError(f"{len(text)} text tokens and {codes.shape[1]} frames are more than the second stage's window of {window}; split the text")
-    rows = torch.full((2,window), layout.pad)
-    rows[0,:start] = torch.tensor(text, dtype=torch.long) + layout.second_text_offset
-    rows[:,start:end] = codes
+    if end > window:
+        raise TextError(f"{len(text)} text tokens and {codes.shape[1]} frames are more than the second stage's window "
+                        f"of {window}; split the text")
+    rows = torch.full((2, window), layout.pad)
+    rows[0, :start] = torch.tensor(text, dtype=torch.long) + layout.second_text_offset
+    rows[:, start:end] = codes
     return rows

@@ -14,9 +14,12 @@ from ..core.errors import OptionError
 from ..core.settings import NO_FLAG, Range, Settings
 
 # %% auto #0
-__all__ = ['read_api_keys', 'ServerConfig']
+__all__ = ['LOOPBACK_HOSTS', 'read_api_keys', 'ServerConfig']
 
-# %% ../../nbs/serve/00_config.ipynb #457a4d78
+# %% ../../nbs/serve/00_config.ipynb #108588c5
+LOOPBACK_HOSTS = ('localhost', '127.0.0.1', '::1')
+
+
 def read_api_keys(
     path: str | Path,  # one key a line
 ) -> tuple:

@@ -13,13 +13,9 @@ from pathlib import Path
 import prometheus_client as prometheus
 
 # %% auto #0
-__all__ = ['HIDDEN_MESSAGE', 'logger', 'SECONDS_BUCKETS', 'BATCH_BUCKETS', 'JSONFormatter', 'log_event', 'configure_logging',
-           'Metrics']
+__all__ = ['logger', 'TIME_BUCKETS', 'ROW_BUCKETS', 'JSONFormatter', 'log_event', 'configure_logging', 'Metrics']
 
-# %% ../../nbs/serve/08_monitoring.ipynb #e5df5591
-HIDDEN_MESSAGE = "a message that may quote a text; --log-text shows it"
-
-
+# %% ../../nbs/serve/08_monitoring.ipynb #10917173
 class JSONFormatter(logging.Formatter):
     "Format a log record as a line of JSON."
     def __init__(self,
@@ -33,7 +29,7 @@ class JSONFormatter(logging.Formatter):
         has_data = bool(record.args or record.exc_info)
         if self.texts or not has_data and record.name.startswith('metavoice.serve'):
             return record.getMessage()
-        return str(record.msg) if has_data else HIDDEN_MESSAGE
+        return str(record.msg) if has_data else "a message that may quote a text; --log-text shows it"
 
     def format(self, record: logging.LogRecord) -> str:
         "Return the line."
@@ -71,9 +67,9 @@ def configure_logging(
         target.setLevel(level)
     return handler
 
-# %% ../../nbs/serve/08_monitoring.ipynb #76f56bbf
-SECONDS_BUCKETS = (.05, .1, .2, .4, .8, 1.5, 3, 6, 12, 25, 50, 100, 300)
-BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+# %% ../../nbs/serve/08_monitoring.ipynb #32f546f3
+TIME_BUCKETS = (.05, .1, .2, .4, .8, 1.5, 3, 6, 12, 25, 50, 100, 300)
+ROW_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
 class Metrics:
@@ -83,12 +79,12 @@ class Metrics:
         counter, gauge, histogram = prometheus.Counter, prometheus.Gauge, prometheus.Histogram
         self.requests = self._add(counter, 'requests', "Requests by route and status.", 'route', 'status')
         self.seconds = self._add(
-            histogram, 'request_seconds', "Time until the response is complete.", 'route', buckets=SECONDS_BUCKETS)
+            histogram, 'request_seconds', "Time until the response is complete.", 'route', buckets=TIME_BUCKETS)
         self.first = self._add(
-            histogram, 'first_byte_seconds', "Time until the first audio is sent.", buckets=SECONDS_BUCKETS)
+            histogram, 'first_byte_seconds', "Time until the first audio is sent.", buckets=TIME_BUCKETS)
         self.audio = self._add(counter, 'audio_seconds', "Seconds of speech generated.")
         self.rows = self._add(
-            histogram, 'batch_rows', "Rows in a decoding step of the first stage.", buckets=BATCH_BUCKETS)
+            histogram, 'batch_rows', "Rows in a decoding step of the first stage.", buckets=ROW_BUCKETS)
         self.left = self._add(counter, 'left', "Requests whose client disconnected.")
         self.jobs = self._add(gauge, 'jobs', "Requests running or waiting.")
         self.voices = self._add(gauge, 'voices', "Registered voices.")

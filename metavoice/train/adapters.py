@@ -58,13 +58,13 @@ def count_trainable(model:nn.Module)->int: return sum(p.numel() for p in model.p
 # %% ../../nbs/train/13_adapters.ipynb #97417380
 BF16_MIN_PARAMETERS = 100_000_000 # weights from which those that don't learn are held in bfloat16
 
-# %% ../../nbs/train/13_adapters.ipynb #45c23d62
+# %% ../../nbs/train/13_adapters.ipynb #0f35f645
 def cast_frozen_weights(
     model:GPT,
-    training:Trainer
+    trainer:Trainer
 ):
     "Hold the weights that don't learn in bfloat16, if that is worth it."
-    if training.bf16 and model.num_parameters > BF16_MIN_PARAMETERS and not training.sharded: # FSDP wants one format
+    if trainer.bf16 and model.num_parameters > BF16_MIN_PARAMETERS and not trainer.sharded: # FSDP wants one format
         for p in model.parameters():
             if not p.requires_grad: p.data = p.data.bfloat16()
 

@@ -170,9 +170,9 @@ class LengthBatches:
             self.queue = self._shuffle()
         return [self.data[i] for i in self.queue.pop()]
 
-# %% ../../nbs/train/04_batches.ipynb #1e982112
+# %% ../../nbs/train/04_batches.ipynb #10feff85
 class SpeakerEmbeddings:
-    "Several embeddings of each voice; a random one is drawn for each utterance. Raises `OptionError` for unknown voices."
+    "Embeddings of each voice, one of them drawn for each utterance; raises `OptionError` for an unknown voice."
 
     def __init__(
         self,
@@ -200,9 +200,9 @@ def to_device(device, *tensors) -> list:
     "Return tensors on a device."
     return [x.to(device) for x in tensors]
 
-# %% ../../nbs/train/04_batches.ipynb #0928e90b
+# %% ../../nbs/train/04_batches.ipynb #007cb858
 class RandomCrops:
-    "Random crops of a corpus with the phone of each codec frame; raises `OptionError` for a corpus shorter than a crop."
+    "Random crops of a corpus with the phone of each codec frame; raises `OptionError` if crops do not fit."
 
     grid = 120  # samples per phone label
 

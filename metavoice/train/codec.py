@@ -20,7 +20,7 @@ from .loop import Trainer
 # %% auto #0
 __all__ = ['EMACodebooks', 'CodecWithPhoneHead', 'train_codec']
 
-# %% ../../nbs/train/19_codec.ipynb #269b1a03
+# %% ../../nbs/train/19_codec.ipynb #6c314c3d
 class EMACodebooks(nn.Module):
     "Running means for a `ResidualQuantiser`; a step of it is one call."
     def __init__(self, quantiser, decay=.99, least=.1):
@@ -40,7 +40,7 @@ class EMACodebooks(nn.Module):
         "Place the codebooks by k-means on what the ones before have left."
         left, size = latents.transpose(1,2), self.q.codebooks.shape[1]
         for level,book in enumerate(self.q.codebooks):
-            left = self.q.seen(left, level)
+            left = self.q.level_input(left, level)
             rows = left.flatten(0,1)
             if level >= placed:
                 book.copy_(rows[torch.randperm(len(rows), generator=rng)[:size]])
@@ -60,7 +60,7 @@ class EMACodebooks(nn.Module):
         batch,dim,frames = latent.shape
         left, total, depths = latent.transpose(1,2), 0, []
         for level,book in enumerate(self.q.codebooks):
-            residual = self.q.seen(left, level).flatten(0,1)
+            residual = self.q.level_input(left, level).flatten(0,1)
             code = self.q.nearest(residual, level)
             used = torch.bincount(code, minlength=len(book)).float()
             self.counts[level].lerp_(used, 1-self.decay)
@@ -74,7 +74,7 @@ class EMACodebooks(nn.Module):
                 self.counts[level][idle] = 1; self.sums[level][idle] = book[idle]
         return torch.stack(depths).view(-1,batch,frames,dim).transpose(2,3)
 
-# %% ../../nbs/train/19_codec.ipynb #5b8f17f8
+# %% ../../nbs/train/19_codec.ipynb #1c473fed
 class CodecWithPhoneHead(nn.Module):
     "A codec, and a linear reader of phones from its first codebook."
     def __init__(self, codec, phones:int):
@@ -85,7 +85,7 @@ def train_codec(
     codec,                # a `NanoCodec`
     corpus:Corpus,
     out:str|Path,         # the run's folder
-    recipe:TrainingConfig=TrainingConfig(rate=1.5e-3),
+    config:TrainingConfig=TrainingConfig(learning_rate=1.5e-3),
     batch:int=16,         # crops of one second a step
     unquantised:float=.06,# share of the time before the codebooks are placed
     phones:float=.15,     # weight of the phones' cross-entropy
@@ -94,18 +94,18 @@ def train_codec(
 ):
     "Train a codec of frames; gives it back trained."
     crops = RandomCrops(corpus, codec)
-    training = Trainer(CodecWithPhoneHead(codec, len(crops.names)), out, recipe)
-    learner, reader = training.keep('codebooks', EMACodebooks(codec.quantiser).to(training.device)), training.model.reader
+    trainer = Trainer(CodecWithPhoneHead(codec, len(crops.names)), out, config)
+    learner, reader = trainer.register_state('codebooks', EMACodebooks(codec.quantiser).to(trainer.device)), trainer.model.reader
     if compile:
         for blocks in (codec.encoder_fast, codec.encoder_slow, codec.decoder_slow, codec.decoder_fast, codec.finest): blocks.compile()
     depths = (1,2,2,2,4,8,8)
     def loss(t):
-        x, said = crops(batch, t)
-        with t.mixed(): latent = codec.encode_latent(x)
+        x, said = crops(batch, t.rng, t.device)
+        with t.autocast(): latent = codec.encode_latent(x)
         commit, first, used = torch.zeros((), device=t.device), latent, latent
         if t.progress >= unquantised:
             if not codec.quantiser.codebooks.any():
-                with torch.no_grad(), t.mixed(): many = torch.cat([codec.encode_latent(crops(batch, t)[0]) for _ in range(20)])
+                with torch.no_grad(), t.autocast(): many = torch.cat([codec.encode_latent(crops(batch, t.rng, t.device)[0]) for _ in range(20)])
                 learner.start(many, t.rng)
             quantised = learner(latent.detach(), t.rng)
             depth = depths[int(torch.randint(len(depths), (1,), generator=t.rng))]
@@ -113,9 +113,9 @@ def train_codec(
             first, used = (latent+(q-latent).detach() for q in (quantised[0], quantised[depth-1]))
         read = reader(first.transpose(1,2)).flatten(0,1)
         unsure = F.cross_entropy(read, said.flatten())
-        with t.mixed():
+        with t.autocast():
             made, pitch = decode_at_true_pitch(codec, used, x, t.rng)
             distance = multi_scale_mel_loss(made, x, codec.sample_rate)
         return dict(loss=distance + pitch + .1*commit + phones*unsure, distance=distance.detach(), pitch=pitch.detach(), commit=commit.detach(), unsure=unsure.detach(),
                     phones=(read.argmax(-1)==said.flatten()).float().mean())
-    return training.run(loss, **run).codec.eval()
+    return trainer.run(loss, **run).codec.eval()

@@ -49,7 +49,7 @@ __all__ = ['logger', 'BASE_WIDTH', 'BASE_LEARNING_RATE', 'LORA_LEARNING_RATE', '
 # %% ../../nbs/train/17_finetune.ipynb #e49fd18a
 logger = logging.getLogger(__name__)
 
-# %% ../../nbs/train/17_finetune.ipynb #d0dd6782
+# %% ../../nbs/train/17_finetune.ipynb #8c9ccd96
 BASE_WIDTH, BASE_LEARNING_RATE = 2048, 3e-5 # of MetaVoice-1B, and what the released finetuning takes for it
 
 LORA_LEARNING_RATE = 3e-4         # which depends little on the width
@@ -66,12 +66,12 @@ class Finetuner:
         config:FinetuneConfig|None=None, # made of the settings if None
         resume:bool=False,           # go on with the run in the folder
         on_progress=None,               # a progress bar, for instance `tqdm`
-        told=None,                   # called with each line of the log
+        on_log=None,                 # called with each line of the log
         **settings                   # of `Finetuning`
     ):
         self.config = config or make_config(FinetuneConfig, **settings)
         if not self.config.train: raise OptionError("there is nothing to learn from; give train: a table of recordings and texts, or a folder")
-        self.out, self.resume, self.progress, self.told, self.training, self.stopping = Path(self.config.out), resume, on_progress, told, None, False
+        self.out, self.resume, self.progress, self.on_log, self.trainer, self.stopping = Path(self.config.out), resume, on_progress, on_log, None, False
         if not resume and any((self.out/o).exists() for o in ('first','bundle')): raise OptionError(f"there is a run in {self.out}; go on with it by resume, or choose another folder")
 
     @cached_property
@@ -104,22 +104,22 @@ class Finetuner:
         b = self.bundle
         return check_data(self.config.train, self.config.val, b.tokeniser, ContextWindow(b.first.config.block_size, b.codec.hop/b.codec.sample_rate), self.bar('checking'))
 
-    def tell(self, stage:str): return self.told and (lambda line: self.told(dict(stage=stage, **line)))
+    def log_callback(self, stage:str): return self.on_log and (lambda line: self.on_log(dict(stage=stage, **line)))
     def bar(self, what:str): return self.progress and (lambda work: self.progress(work, desc=what, leave=False))
 
     def stop(self):
         "End the run after the step at hand, with a checkpoint; may be called from any thread."
         self.stopping = True
-        if self.training: self.training.stop()
+        if self.trainer: self.trainer.stop()
 
     @property
     def done(self)->float:
         "Share of the training that is done, for a progress bar."
-        if not self.training: return 0.
+        if not self.trainer: return 0.
         before = self.stages[:self.stages.index(self.stage)]
-        return (sum(FINETUNE_TIME_SHARES[o] for o in before) + self.training.progress*FINETUNE_TIME_SHARES[self.stage])/sum(FINETUNE_TIME_SHARES[o] for o in self.stages)
+        return (sum(FINETUNE_TIME_SHARES[o] for o in before) + self.trainer.progress*FINETUNE_TIME_SHARES[self.stage])/sum(FINETUNE_TIME_SHARES[o] for o in self.stages)
 
-# %% ../../nbs/train/17_finetune.ipynb #2095a1d2
+# %% ../../nbs/train/17_finetune.ipynb #039b85c4
 @patch
 def split(self:Finetuner)->tuple: # clips to learn from, clips to validate on
     "The recordings, divided; raises `MetaVoiceError` where there are problems, or nothing is left."
@@ -144,12 +144,12 @@ def prepare(self:Finetuner):
     for name in dict.fromkeys(names):
         own = [i for i in range(len(train)) if names[i]==name] or [i for i in range(len(names)) if names[i]==name]
         several = names.count(name) > 1
-        long = [encoder.voice(x) for x in concatenate_clips([(*train, *val)[i] for i in own], encoder)] if several else []
+        long = [encoder.embed(x) for x in concatenate_clips([(*train, *val)[i] for i in own], encoder)] if several else []
         embeddings[name] = torch.stack([*long, *(made[i][1] for i in own)])
     self.clips, self.train, self.val, self.encoder, self.one = (train, val), spoken[:len(train)], spoken[len(train):], encoder, one
     self.speakers = SpeakerEmbeddings(embeddings)
 
-# %% ../../nbs/train/17_finetune.ipynb #ccebe5b5
+# %% ../../nbs/train/17_finetune.ipynb #06700bb6
 @patch
 def settle(self:Finetuner):
     "Fill in what depends on model and data, and keep it in the run's folder; raises `OptionError` where the run there was another."
@@ -180,7 +180,7 @@ def settle(self:Finetuner):
 FINETUNE_TIME_SHARES = dict(first=.3, second=.2, decoder=.5) # of the time
 
 @patch
-def recipe(self:Finetuner,
+def training_config(self:Finetuner,
     stage:str='first',
     **other # in place of the configuration's
 )->TrainingConfig:
@@ -188,12 +188,12 @@ def recipe(self:Finetuner,
     c = self.config
     share = FINETUNE_TIME_SHARES[stage]/sum(FINETUNE_TIME_SHARES[o] for o in self.stages)
     steps = None if c.budget=='minutes' else c.decoder_steps if stage=='decoder' else c.steps or max(1, round(c.epochs*self.steps_per_epoch))
-    return TrainingConfig(**dict(minutes=share*(c.minutes or 0.), steps=steps, rate=c.rate, least=c.rate/10, schedule=c.schedule, warmup=c.warmup, weight_decay=c.weight_decay, clip=c.clip, accumulate=c.accumulate,
+    return TrainingConfig(**dict(minutes=share*(c.minutes or 0.), steps=steps, learning_rate=c.rate, min_learning_rate=c.rate/10, schedule=c.schedule, warmup=c.warmup, weight_decay=c.weight_decay, max_grad_norm=c.clip, grad_accum_steps=c.accumulate,
                          save_steps=c.save_steps, bf16=c.bf16, seed=c.seed) | other)
 
 Finetuner.stages = property(lambda self: ['first', *['second']*self.config.second, *['decoder']*bool(self.config.decoder)])
 
-# %% ../../nbs/train/17_finetune.ipynb #a7ad8b06
+# %% ../../nbs/train/17_finetune.ipynb #d5991cfa
 @patch
 def begin(self:Finetuner,
     stage:str, # first or second
@@ -201,20 +201,20 @@ def begin(self:Finetuner,
 )->Trainer:
     "A training of a stage in the run's folder, and the order of its batches."
     c = self.config
-    training = Trainer(model, self.out/stage, self.recipe(stage), only_trainable=True, track=None if c.track=='none' else c.track, about=asdict(c))
-    cast_frozen_weights(model, training)
+    trainer = Trainer(model, self.out/stage, self.training_config(stage), only_trainable=True, report_to=None if c.track=='none' else c.track, tracker_config=asdict(c))
+    cast_frozen_weights(model, trainer)
     if c.compile:
         for block in model.transformer.h: block.compile(dynamic=True)
     data = [u for u in self.train if stage=='first' or len(u.text)+u.codes.shape[1] <= model.config.block_size]
-    batches = training.keep('batches', LengthBatches(data, 10**9, training.common, most=c.batch))
-    self.stage_started(stage, training)
-    return training, batches
+    batches = trainer.register_state('batches', LengthBatches(data, 10**9, trainer.shared_rng, max_batch=c.batch))
+    self.stage_started(stage, trainer)
+    return trainer, batches
 
 @patch
-def on_start(self:Finetuner, stage:str, training:Trainer):
+def stage_started(self:Finetuner, stage:str, trainer:Trainer):
     "A stage has begun; `stop` means it from now on."
-    self.stage, self.training = stage, training
-    if self.stopping: training.stop()
+    self.stage, self.trainer = stage, trainer
+    if self.stopping: trainer.stop()
 
 @patch
 def validation_batches(self:Finetuner,
@@ -225,7 +225,7 @@ def validation_batches(self:Finetuner,
     order = sorted(self.val, key=lambda u: u.codes.shape[1])
     return [(*collated(order[i:i+n], rng), self.speakers(order[i:i+n])) for i in range(0, len(order), n)]
 
-# %% ../../nbs/train/17_finetune.ipynb #61010e20
+# %% ../../nbs/train/17_finetune.ipynb #ffac1df4
 @patch
 def generate_samples(self:Finetuner,
     model:GPT, step:int
@@ -248,48 +248,48 @@ def log_audio(self:Finetuner, name:str, audio:Audio, step:int):
     "A sound and its spectrogram, to the trackers that take them."
     mel = log_mel(audio.samples, audio.sample_rate).flip(0)
     picture = ((mel-mel.min())/(mel.max()-mel.min()).clamp(min=1e-5)*255).to(torch.uint8)[None,...,None].expand(-1,-1,-1,3).numpy()
-    for tracker in self.training.accelerator.trackers:
+    for tracker in self.trainer.accelerator.trackers:
         if tracker.name=='tensorboard': tracker.writer.add_audio(name, audio.samples[None], step, audio.sample_rate)
         elif tracker.name=='wandb':
             import wandb
             tracker.log({name: wandb.Audio(audio.samples.numpy(), audio.sample_rate)}, step=step)
         if hasattr(tracker, 'log_images'): tracker.log_images({f'{name}_spectrogram': picture}, step=step, **(dict(dataformats='NHWC') if tracker.name=='tensorboard' else {}))
 
-# %% ../../nbs/train/17_finetune.ipynb #bdd64ac3
+# %% ../../nbs/train/17_finetune.ipynb #d8073c94
 @patch
 def train_stages(self:Finetuner)->bool: # whether it was trained to the end
     "Train the first stage, and the second if it shall."
     c, b = self.config, self.bundle
     model = select_trainable(b.first, c, tables=self.tokeniser is not None).to(b.device)
-    training, batches = self.begin('first', model)
-    held = self.validation_batches(lambda batch, rng: collate_finetuning(batch, b.layout, rng, c, training=False))
+    trainer, batches = self.begin('first', model)
+    held = self.validation_batches(lambda batch, rng: collate_finetuning(batch, b.layout, rng, released_loss=c.released_loss))
     def loss(t):
         batch, rng = draw_sharded_batch(t, batches)
         who = self.speakers(batch, rng)*(torch.rand(len(batch),1, generator=rng) >= c.drop_speaker)
-        ids, targets, who = to_device(t.device, *collate_finetuning(batch, b.layout, rng, c, c.drop_text), who)
-        with t.mixed(): parts = first_stage_loss(model, ids, targets, None, who, b.layout, checkpointing=c.checkpointing)
+        ids, targets, who = to_device(t.device, *collate_finetuning(batch, b.layout, rng, corrupt=c.corrupt, drop_text=c.drop_text, released_loss=c.released_loss), who)
+        with t.autocast(): parts = first_stage_loss(model, ids, targets, None, who, b.layout, checkpointing=c.checkpointing)
         return dict(loss=parts['audio'], codebook_1=parts['codebook_1'], codebook_2=parts['codebook_2'], tokens=(targets>=0).sum())
     def evaluate(t):
-        found, said = {}, self.generate_samples(model, t.step) if t.main and c.samples and not t.sharded else []
+        found, said = {}, self.generate_samples(model, t.step) if t.is_main and c.samples and not t.sharded else []
         if held:
             model.eval()
             def losses():
-                with t.mixed(): return [first_stage_loss(model, *to_device(t.device, ids, targets), None, who.to(t.device), b.layout, accuracy=True) for ids,targets,who in held]
+                with t.autocast(): return [first_stage_loss(model, *to_device(t.device, ids, targets), None, who.to(t.device), b.layout, accuracy=True) for ids,targets,who in held]
             each = t.evaluate_no_grad(losses)
             model.train()
             weights = [float((targets>=0).sum()) for _,targets,_ in held]
             found = {f'held_out_{k}': round(sum(w*float(p[k]) for w,p in zip(weights, each))/sum(weights), 4) for k in ('audio','codebook_1','codebook_2','accuracy')}
         return found | (dict(samples=said) if said else {})
     model.train()
-    training.run(loss, c.log_steps, evaluate, self.progress, evaluate_every=c.evaluate_steps, best='held_out_audio', told=self.tell('first'), evaluate_at_start=True)
-    return training.progress >= 1 and (not c.second or self.train_second_stage()) and (not c.decoder or self.train_codec_decoder())
+    trainer.run(loss, c.log_steps, evaluate, self.progress, evaluate_every=c.evaluate_steps, best_metric='held_out_audio', on_log=self.log_callback('first'), evaluate_at_start=True)
+    return trainer.progress >= 1 and (not c.second or self.train_second_stage()) and (not c.decoder or self.train_codec_decoder())
 
 @patch
 def train_second_stage(self:Finetuner)->bool:
     "Train all of the second stage, for as long as the first."
     c, b = self.config, self.bundle
     model = set_dropout(b.second, c.dropout or 0.).requires_grad_().to(b.device)
-    training, batches = self.begin('second', model)
+    trainer, batches = self.begin('second', model)
     fitting = [u for u in self.val if len(u.text)+u.codes.shape[1] <= model.config.block_size]
     self.val, val = fitting, self.val
     held = self.validation_batches(lambda batch, rng: collate_second_stage(batch, b.layout, rng, corrupt=0.))
@@ -297,21 +297,21 @@ def train_second_stage(self:Finetuner)->bool:
     def loss(t):
         batch, rng = draw_sharded_batch(t, batches)
         ids, targets, lengths, who = to_device(t.device, *collate_second_stage(batch, b.layout, rng), self.speakers(batch, rng)*(torch.rand(len(batch),1, generator=rng) >= c.drop_speaker))
-        with t.mixed(): each = second_stage_loss(model, ids, targets, lengths, who)
+        with t.autocast(): each = second_stage_loss(model, ids, targets, lengths, who)
         return dict(loss=each.mean(), tokens=(targets>=0).sum())
     def evaluate(t):
         if not held: return {}
         model.eval()
         def losses():
-            with t.mixed(): return [float(second_stage_loss(model, *to_device(t.device, *tensors)).mean()) for tensors in held]
+            with t.autocast(): return [float(second_stage_loss(model, *to_device(t.device, *tensors)).mean()) for tensors in held]
         each = t.evaluate_no_grad(losses)
         model.train()
         return dict(held_out=round(sum(each)/len(each), 4))
     model.train()
-    training.run(loss, c.log_steps, evaluate, self.progress, evaluate_every=c.evaluate_steps, best='held_out', told=self.tell('second'), evaluate_at_start=True)
-    return training.progress >= 1
+    trainer.run(loss, c.log_steps, evaluate, self.progress, evaluate_every=c.evaluate_steps, best_metric='held_out', on_log=self.log_callback('second'), evaluate_at_start=True)
+    return trainer.progress >= 1
 
-# %% ../../nbs/train/17_finetune.ipynb #b9618427
+# %% ../../nbs/train/17_finetune.ipynb #d94dfcb1
 @patch
 @torch.inference_mode()
 def predicted_codes(self:Finetuner,
@@ -340,9 +340,9 @@ def train_codec_decoder(self:Finetuner)->bool:
             sound = torch.nn.functional.pad(samples(i), (0, b.codec.hop))[None,:rows.shape[1]*b.codec.hop]
             return float(sum(decoder_losses(b.codec, b.codec.latent(rows[None].long().to(t.device)), sound.to(t.device), listener=listener).values()))
         return dict(held_out=round(t.evaluate_no_grad(lambda: sum(one(*o) for o in held)/len(held)), 4)) if held else {}
-    train_decoder(b.codec, audio, codes, self.out/'decoder', self.recipe('decoder', rate=5e-4, schedule='cosine', warmup=.05), compile=c.compile, on_start=lambda t: self.stage_started('decoder', t), listener=listener, every=c.log_steps,
-                  evaluate=evaluate, evaluate_every=c.evaluate_steps, progress_bar=self.progress, best='held_out', told=self.tell('decoder'), evaluate_at_start=True)
-    return self.training.progress >= 1
+    train_decoder(b.codec, audio, codes, self.out/'decoder', self.training_config('decoder', learning_rate=5e-4, schedule='cosine', warmup=.05), compile=c.compile, on_start=lambda t: self.stage_started('decoder', t), listener=listener, log_every=c.log_steps,
+                  evaluate=evaluate, evaluate_every=c.evaluate_steps, progress_bar=self.progress, best_metric='held_out', on_log=self.log_callback('decoder'), evaluate_at_start=True)
+    return self.trainer.progress >= 1
 
 # %% ../../nbs/train/17_finetune.ipynb #e36ece67
 @patch

@@ -20,7 +20,7 @@ from .loop import Trainer
 # %% auto #0
 __all__ = ['ListenerBatches', 'train_listener']
 
-# %% ../../nbs/train/20_listener.ipynb #49e84602
+# %% ../../nbs/train/20_listener.ipynb #cdb831f9
 class ListenerBatches:
     "Whole utterances of a corpus, with the phones and letters of what is said."
     grid = 120 # samples a label
@@ -62,18 +62,18 @@ def train_listener(
     listener:CTCScorer,
     corpus:Corpus,
     out:str|Path,       # the run's folder
-    recipe:TrainingConfig=TrainingConfig(rate=2e-3, minutes=45, weight_decay=.02),
+    config:TrainingConfig=TrainingConfig(learning_rate=2e-3, minutes=45, weight_decay=.02),
     seconds:float=48.,  # of sound in a batch
     held_out:int=120,   # utterances that it doesn't learn from, for the curves
     compile:bool=True,
     **run
 ):
     "Train a listener on a corpus; gives it back trained."
-    spelled, training = ListenerBatches(corpus, listener, seconds, held_out), Trainer(listener, out, recipe)
+    spelled, trainer = ListenerBatches(corpus, listener, seconds, held_out), Trainer(listener, out, config)
     if compile: listener.blocks.compile(dynamic=True)
     def judged(t, x, phones, letters, counts, frames):
         x, phones = x.to(t.device), phones.to(t.device)
-        with t.mixed():
+        with t.autocast():
             layers = listener.layers(x)
             told, spelt = listener.phones(layers), listener.letters(layers)
         nats = F.ctc_loss(spelt.log_softmax(-1).transpose(0,1), letters.to(t.device), frames, counts, reduction='sum', zero_infinity=True)/counts.sum().clamp(min=1)
@@ -85,4 +85,4 @@ def train_listener(
         groups = [spelled.held_out[i:i+20] for i in range(0, len(spelled.held_out), 20)]
         with torch.no_grad(): found = [judged(t, *spelled(group)) for group in groups]
         return {f'held_out_{k}': round(float(sum(o[k] for o in found)/len(found)), 4) for k in found[0]}
-    return training.run(loss, evaluate=evaluate, **run).eval()
+    return trainer.run(loss, evaluate=evaluate, **run).eval()

@@ -11,7 +11,7 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['read_log', 'plot_losses', 'LivePlot', 'plot_learning_curves']
 
-# %% ../../nbs/train/15_plots.ipynb #090eb1c5
+# %% ../../nbs/train/15_plots.ipynb #9fa9d5e2
 def read_log(
     folder:str|Path # of a run
 )->list: # of dicts
@@ -35,7 +35,7 @@ def plot_losses(
     return figure
 
 class LivePlot:
-    "A plot of the losses that grows in a notebook while a run goes on; give it as `told`."
+    "A plot of the losses that grows in a notebook while a run goes on; give it as `on_log`."
     def __init__(self): self.lines, self.handle = [], None
 
     def __call__(self, line:dict):

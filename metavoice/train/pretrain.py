@@ -40,7 +40,7 @@ from .stages import predict_corpus_codes, pretrain_first_stage, pretrain_second_
 __all__ = ['PRETRAIN_SIZES', 'PRETRAIN_STAGES', 'PRETRAIN_TIME_SHARES', 'NANO_DEFAULTS', 'NANO_LICENCES', 'TOKENISER_LETTERS',
            'PretrainSize', 'Pretrainer']
 
-# %% ../../nbs/train/22_pretrain.ipynb #640e0d59
+# %% ../../nbs/train/22_pretrain.ipynb #e73bfd29
 @dataclass
 class PretrainSize:
     "The shapes of a bundle's parts, and how they are trained."
@@ -93,10 +93,10 @@ class Pretrainer:
         self.start = load_bundle(start, 'cpu', 'float32') if start else None
         self.bar = dict(progress_bar=on_progress) if on_progress else {}
 
-    def recipe(self, stage, rate, **options):
+    def training_config(self, stage, learning_rate, **options):
         "A stage's share of the time; a part that has learnt already takes smaller steps."
         shares = {k: v for k,v in PRETRAIN_TIME_SHARES.items() if not (self.start and k=='codec')}
-        return TrainingConfig(minutes=60*self.hours*shares[stage]/sum(shares.values()), steps=self.steps, bf16=self.size.bf16, rate=rate*(.6 if self.start else 1), **options)
+        return TrainingConfig(minutes=60*self.hours*shares[stage]/sum(shares.values()), steps=self.steps, bf16=self.size.bf16, learning_rate=learning_rate*(.6 if self.start else 1), **options)
 
     def run(self,
         stage:str='all' # one of `STAGES`, or all of them
@@ -175,7 +175,7 @@ class Pretrainer:
         if not self.corpus_path.joinpath('manifest.jsonl').exists(): render_corpus(self.corpus_path, plan_corpus().train, on_progress=self.progress)
 
     def make_codec(self):
-        if not self.start: train_codec(NanoCodec(self.size.codec), self.corpus, self.out/'codec', self.recipe('codec', 1.5e-3), self.size.crops, compile=self.size.compile, **self.bar)
+        if not self.start: train_codec(NanoCodec(self.size.codec), self.corpus, self.out/'codec', self.training_config('codec', 1.5e-3), self.size.crops, compile=self.size.compile, **self.bar)
 
     def make_tokeniser(self):
         if self.start: return
@@ -183,11 +183,11 @@ class Pretrainer:
         with atomic_write(self.out/'tokeniser.json') as t: t.write_text(made.to_json(), encoding='utf-8')
 
     def make_first(self):
-        pretrain_first_stage(self.new_first(), self.seen, self.held_out, self.speakers, self.out/'first', self.recipe('first', 4e-3, weight_decay=.02, muon=True),
+        pretrain_first_stage(self.new_first(), self.seen, self.held_out, self.speakers, self.out/'first', self.training_config('first', 4e-3, weight_decay=.02, muon=True),
                     layout=self.layout, tokens=self.size.tokens, compile=self.size.compile, **self.bar)
 
     def make_second(self):
-        pretrain_second_stage(self.new_second(), self.seen, self.held_out, self.speakers, self.out/'second', self.recipe('second', 3e-3, weight_decay=.02, muon=True),
+        pretrain_second_stage(self.new_second(), self.seen, self.held_out, self.speakers, self.out/'second', self.training_config('second', 3e-3, weight_decay=.02, muon=True),
                      layout=self.layout, tokens=self.size.tokens, compile=self.size.compile, **self.bar)
 
     def new_listener(self):
@@ -197,7 +197,7 @@ class Pretrainer:
         return known if known and known.config==config else CTCScorer(config)
 
     def make_listener(self):
-        train_listener(self.new_listener(), self.corpus, self.out/'listener', self.recipe('listener', 2e-3, weight_decay=.02), 3*self.size.crops, compile=self.size.compile, **self.bar)
+        train_listener(self.new_listener(), self.corpus, self.out/'listener', self.training_config('listener', 2e-3, weight_decay=.02), 3*self.size.crops, compile=self.size.compile, **self.bar)
 
     def make_decoder(self):
         listener = self.tuned_listener.requires_grad_(False)
@@ -206,12 +206,12 @@ class Pretrainer:
         half, codes = fitting[::2], [None]*len(self.corpus)
         for u in fitting: codes[u.index] = u.codes
         for u,guessed in zip(half, predict_corpus_codes(second, half, self.speakers, self.layout, on_progress=self.progress, temperature=NANO_DEFAULTS['second']['temperature'])): codes[u.index] = guessed
-        train_decoder(self.codec, self.corpus.audio, codes, self.out/'decoder', self.recipe('decoder', 1e-3), self.size.crops, compile=self.size.compile, listener=listener, **self.bar)
+        train_decoder(self.codec, self.corpus.audio, codes, self.out/'decoder', self.training_config('decoder', 1e-3), self.size.crops, compile=self.size.compile, listener=listener, **self.bar)
 
     def make_mbd(self):
         mbd = self.new_mbd()
         if not self.start: fit_mbd_statistics(mbd, self.tuned_codec, torch.stack([x[:24000] for x in map(self.corpus.audio, range(min(len(self.corpus), 200))) if len(x) >= 24000]))
-        train_mbd(mbd, self.tuned_codec, self.corpus, self.out/'mbd', self.recipe('mbd', 2e-3), max(2, self.size.crops//2), **self.bar)
+        train_mbd(mbd, self.tuned_codec, self.corpus, self.out/'mbd', self.training_config('mbd', 2e-3), max(2, self.size.crops//2), **self.bar)
 
     def parts(self)->dict:
         "The trained parts, as `write_bundle` takes them."

@@ -22,24 +22,24 @@ from .loop import Trainer
 # %% auto #0
 __all__ = ['start_stage', 'pretrain_first_stage', 'pretrain_second_stage', 'predict_corpus_codes']
 
-# %% ../../nbs/train/21_stages.ipynb #74e3a279
+# %% ../../nbs/train/21_stages.ipynb #73e81263
 def start_stage(
     model, data:list,
-    out:str|Path, recipe:TrainingConfig,
+    out:str|Path, config:TrainingConfig,
     tokens:int,    # in a batch
     compile:bool   # let torch fuse the blocks
 )->tuple: # a `Training`, and batches without end
     "What the training of both stages starts with."
-    training = Trainer(model, out, recipe)
+    trainer = Trainer(model, out, config)
     if compile:
         for block in model.transformer.h: block.compile(dynamic=True)
-    return training, training.keep('batches', LengthBatches(data, tokens, training.rng))
+    return trainer, trainer.register_state('batches', LengthBatches(data, tokens, trainer.rng))
 
-# %% ../../nbs/train/21_stages.ipynb #e96b0b3c
+# %% ../../nbs/train/21_stages.ipynb #065e41f1
 def pretrain_first_stage(
     model, data:list, held_out:list,
     speakers:SpeakerEmbeddings,
-    out:str|Path, recipe:TrainingConfig=TrainingConfig(rate=2e-3, muon=True), *,
+    out:str|Path, config:TrainingConfig=TrainingConfig(learning_rate=2e-3, muon=True), *,
     layout:TokenLayout=TokenLayout(),
     tokens:int=8192,            # in a batch
     guide_until:float=.5,       # share of the time after which attention is free
@@ -52,32 +52,32 @@ def pretrain_first_stage(
     "Train the first stage; gives it back trained."
     fits = lambda u: 2*u.codes.shape[1]+len(u.text) <= model.config.block_size
     data, held_out = [u for u in data if fits(u)], [u for u in held_out if fits(u)]
-    training, batches = start_stage(model, data, out, recipe, tokens, compile)
-    unseen = to_device(training.device, *collate_first_stage(held_out, layout, torch.Generator().manual_seed(0), corrupt=0., drop_text=0.), speakers(held_out))
+    trainer, batches = start_stage(model, data, out, config, tokens, compile)
+    unseen = to_device(trainer.device, *collate_first_stage(held_out, layout, torch.Generator().manual_seed(0), corrupt=0., drop_text=0.), speakers(held_out))
     def loss(t):
         batch, weight = batches(), max(0., 1-t.progress/guide_until)
         who = speakers(batch, t.rng)*(torch.rand(len(batch),1, generator=t.rng) >= drop_speaker)
         ids, targets, guide, who = to_device(t.device, *collate_first_stage(batch, layout, t.rng, corrupt=corrupt), who)
-        with t.mixed():
+        with t.autocast():
             if own: ids = scheduled_sampling(model, ids, targets, who, layout, own)
             parts = first_stage_loss(model, ids, targets, guide if weight else None, who, layout)
         return dict(loss=parts['audio']+.3*weight*parts['guide']) | {k: v.detach() for k,v in parts.items()}
     def evaluate(t):
         model.eval()
         ids, targets, _, who = unseen
-        with torch.no_grad(), t.mixed(), fork_rng(0):
+        with torch.no_grad(), t.autocast(), fork_rng(0):
             parts = first_stage_loss(model, *unseen, layout)
             if own: parts['own_1'] = first_stage_loss(model, scheduled_sampling(model, ids, targets, who, layout, own), targets, None, who, layout)['codebook_1']
         model.train()
         return {f'held_out_{k}': round(float(v),4) for k,v in parts.items()}
     model.train()
-    return training.run(loss, evaluate=evaluate, **run).eval()
+    return trainer.run(loss, evaluate=evaluate, **run).eval()
 
-# %% ../../nbs/train/21_stages.ipynb #d85cc4c0
+# %% ../../nbs/train/21_stages.ipynb #ed98f5bb
 def pretrain_second_stage(
     model, data:list, held_out:list,
     speakers:SpeakerEmbeddings,
-    out:str|Path, recipe:TrainingConfig=TrainingConfig(rate=2e-3, muon=True), *,
+    out:str|Path, config:TrainingConfig=TrainingConfig(learning_rate=2e-3, muon=True), *,
     layout:TokenLayout=TokenLayout(),
     tokens:int=8192,            # in a batch, counted as the first stage's
     compile:bool=True,
@@ -86,17 +86,17 @@ def pretrain_second_stage(
     "Train the second stage; gives it back trained."
     fits = lambda u: u.codes.shape[1]+len(u.text) <= model.config.block_size
     data, held_out = [u for u in data if fits(u)], [u for u in held_out if fits(u)]
-    training, batches = start_stage(model, data, out, recipe, tokens, compile)
-    unseen = to_device(training.device, *collate_second_stage(held_out, layout, torch.Generator().manual_seed(0), corrupt=0.), speakers(held_out))
+    trainer, batches = start_stage(model, data, out, config, tokens, compile)
+    unseen = to_device(trainer.device, *collate_second_stage(held_out, layout, torch.Generator().manual_seed(0), corrupt=0.), speakers(held_out))
     def loss(t):
         batch = batches()
         inputs = to_device(t.device, *collate_second_stage(batch, layout, t.rng), speakers(batch, t.rng))
-        with t.mixed(): each = second_stage_loss(model, *inputs)
+        with t.autocast(): each = second_stage_loss(model, *inputs)
         return dict(loss=each.mean(), codebook_3=each[0].detach(), codebook_8=each[5].detach())
     def evaluate(t):
-        with torch.no_grad(), t.mixed(): each = second_stage_loss(model, *unseen)
+        with torch.no_grad(), t.autocast(): each = second_stage_loss(model, *unseen)
         return dict(held_out=round(float(each.mean()),4))
-    return training.run(loss, evaluate=evaluate, **run).eval()
+    return trainer.run(loss, evaluate=evaluate, **run).eval()
 
 @torch.inference_mode()
 def predict_corpus_codes(

@@ -1,14 +1,14 @@
-// One sound: play, seek, see, download. The traits are those of `Player` in widgets.py.
+// Play, seek, show and download one sound. `Player` in metavoice/ui/look.py defines the traits.
 const ICONS = {
   play: '<path d="M8 5.5v13l11-6.5z"/>',
   pause: '<path d="M7 5h3.6v14H7zM13.4 5H17v14h-3.6z"/>',
   save: '<path d="M11 4h2v8.2l3.1-3.1 1.4 1.4L12 16l-5.5-5.5 1.4-1.4 3.1 3.1zM5 18h14v2H5z"/>',
-  again: '<path d="M12 6V2.5L7 7l5 4.5V8a4.5 4.5 0 1 1-4.5 4.5h-2A6.5 6.5 0 1 0 12 6z"/>',
+  repeat: '<path d="M12 6V2.5L7 7l5 4.5V8a4.5 4.5 0 1 1-4.5 4.5h-2A6.5 6.5 0 1 0 12 6z"/>',
 };
 const icon = (name) => `<svg viewBox="0 0 24 24" aria-hidden="true">${ICONS[name]}</svg>`;
 const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
 
-// The waveform as a mask, so that its colours come from the style sheet.
+// Draw the waveform as a mask, so that its colours come from the style sheet.
 function mask(peaks) {
   const bar = (p, i) => `M${i + 0.5} ${50 - 48 * Math.max(p, 0.02)}V${50 + 48 * Math.max(p, 0.02)}`;
   const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${peaks.length} 100" preserveAspectRatio="none">` +
@@ -32,7 +32,7 @@ function render({ model, el }) {
         <input type="range" min="0" step="any" value="0" aria-label="Position in seconds">
       </div>
       <div class="mv-player-end">
-        <button type="button" class="mv-again">${icon("again")}<span></span></button>
+        <button type="button" class="mv-repeat">${icon("repeat")}<span></span></button>
         <span class="mv-save"><select aria-label="Format"></select><button type="button">${icon("save")}Download</button></span>
       </div>
     </div>`;
@@ -74,10 +74,10 @@ function render({ model, el }) {
     if (seen) find(".mv-picture").src = url("picture", [model.get("picture")], "image/png");
     const formats = model.get("formats");
     find(".mv-save").hidden = !formats.length;
-    find(".mv-again").hidden = !model.get("again");
-    find(".mv-again span").textContent = model.get("again");
+    find(".mv-repeat").hidden = !model.get("repeat_label");
+    find(".mv-repeat span").textContent = model.get("repeat_label");
     find("select").replaceChildren(...formats.map((f) => new Option(f, f)));
-    // Browsers keep pages silent that nobody has touched yet; then the button is there to be pressed.
+    // A browser refuses to autoplay on a page without user interaction; the button works then.
     if (model.get("autoplay")) audio.play().catch(state);
     state();
   }
@@ -92,15 +92,15 @@ function render({ model, el }) {
   play.onclick = () => (audio.paused ? audio.play() : audio.pause());
   seek.oninput = () => { audio.currentTime = seek.value; tick(); };
   find(".mv-save button").onclick = () => model.send({ format: find("select").value });
-  find(".mv-again").onclick = () => model.send({ again: true });
+  find(".mv-repeat").onclick = () => model.send({ repeat: true });
   for (const event of ["play", "pause", "ended", "loadedmetadata"]) audio.addEventListener(event, state);
-  model.on("change:shown", fill);
+  model.on("change:revision", fill);
   model.on("msg:custom", handOver);
   fill();
   return () => {
     audio.pause();
     if (frame) cancelAnimationFrame(frame);
-    model.off("change:shown", fill);
+    model.off("change:revision", fill);
     model.off("msg:custom", handOver);
     Object.values(urls).forEach(URL.revokeObjectURL);
   };

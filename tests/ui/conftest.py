@@ -1,4 +1,4 @@
-"A headless browser, and pages for it."
+"Fixtures of the user interface: nano, recordings, a browser, and the pages of `metavoice ui`."
 import os
 import shutil
 import subprocess
@@ -7,27 +7,86 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-CHROMIUM_FLAGS = (
+from metavoice.audio.sound import load_audio
+from metavoice.generate.tts import TTS
+
+TEXTS = [
+    "The dog slept.",
+    "Where is the red book?",
+    "The old man walked to the river.",
+    "The cat slept quietly.",
+    "The dog and the cat slept.",
+    "Where is the dog?",
+    "The old man slept.",
+    "The cat walked to the river.",
+    "Where is the old man?",
+    "The red book is here.",
+]
+
+
+@pytest.fixture(scope="session")
+def tts():
+    "Return nano."
+    return TTS.from_pretrained("nano", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def slt(tts):
+    "Return the reference recording of the voice slt."
+    return load_audio(tts.bundle.voices["slt"])
+
+
+@pytest.fixture(scope="session")
+def spoken(tts):
+    "Return ten sentences spoken by nano, which stand in for recordings: (text, audio)."
+    return list(zip(TEXTS, tts.synthesise(TEXTS, "slt", seed=1, takes=1, denoise=False)))
+
+
+@pytest.fixture(scope="session")
+def recordings(spoken):
+    "Return the spoken sentences as uploads: (file name, content, text)."
+    return [(f"{n}.flac", audio.to_bytes("flac"), text) for n, (text, audio) in enumerate(spoken)]
+
+
+@pytest.fixture(scope="session")
+def hidden():
+    "Return a function that says whether a widget is hidden."
+    return lambda widget: "mv-none" in widget._dom_classes
+
+
+@pytest.fixture(scope="session")
+def send():
+    "Return a function that uploads a file in parts, as a browser does."
+
+    def send(upload, name, data, part=1000):
+        for at in range(0, max(len(data), 1), part):
+            content = dict(id=1, name=name, size=len(data), at=at)
+            upload.receive(upload, content, [memoryview(data[at : at + part])])
+
+    return send
+
+
+CHROMIUM_OPTIONS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --use-fake-device-for-media-stream "
-    "--use-fake-ui-for-media-stream --window-size=1280,1000"
+    "--disable-component-update --disable-sync --use-fake-device-for-media-stream --use-fake-ui-for-media-stream "
+    "--window-size=1280,1000"
 ).split()
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    "Headless Chromium; its microphone plays heard.wav of its folder, and it downloads into downloads/."
-    program, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    "Return headless Chromium; its microphone plays heard.wav in `browser.folder`, and it downloads into downloads/."
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not program or not driver:
-        pytest.skip("needs chromium and chromedriver; Debian has them in the packages chromium and chromium-driver")
-    selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium, a part of metavoice[dev]")
+        pytest.skip("chromium and chromedriver aren't installed; Debian packages: chromium, chromium-driver")
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium isn't installed, which metavoice[dev] needs")
     folder, options = tmp_path_factory.mktemp("browser"), selenium.ChromeOptions()
     options.binary_location, options.page_load_strategy = program, "none"
-    own = [f"--user-data-dir={folder / 'profile'}", f"--use-file-for-fake-audio-capture={folder / 'heard.wav'}"]
-    for argument in CHROMIUM_FLAGS + own:
+    profile = f"--user-data-dir={folder/'profile'}"
+    microphone = f"--use-file-for-fake-audio-capture={folder/'heard.wav'}"
+    for argument in [*CHROMIUM_OPTIONS, profile, microphone]:
         options.add_argument(argument)
-    options.add_experimental_option("prefs", {"download.default_directory": str(folder / "downloads")})
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder/"downloads")})
     started = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
     started.folder = folder
     yield started
@@ -36,19 +95,19 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ui(tmp_path_factory):
-    """Start `metavoice ui` with arguments; returns the process and the address.
+    """Return a function that starts `metavoice ui` and returns the process and its URL.
 
-    It runs in an empty folder unless `cwd` names another, and has to leave that folder empty."""
-    pytest.importorskip("voila", reason="needs voila, a part of metavoice[ui]")
+    It runs in an empty folder, which must stay empty, unless another folder is given.
+    """
+    pytest.importorskip("voila", reason="voila isn't installed, which metavoice[ui] needs")
     folder, started = tmp_path_factory.mktemp("ui"), []
-    (folder / "empty").mkdir()
-    environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "METAVOICE_CACHE": str(folder / "cache")}
+    root, empty = Path(__file__).parents[2], folder/"empty"
+    empty.mkdir()
+    environment = os.environ | dict(PYTHONPATH=str(root), HF_HUB_OFFLINE="1", METAVOICE_CACHE=str(folder/"cache"))
 
-    def start(*arguments, cwd=folder / "empty"):
+    def start(*arguments, cwd=empty):
         command = [sys.executable, "-m", "metavoice.cli", "ui", "--no-browser", *map(str, arguments)]
-        process = subprocess.Popen(
-            command, cwd=cwd, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
-        )
+        process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, text=True, env=environment)
         started.append(process)
         line = process.stdout.readline()
         assert "http" in line, line
@@ -58,4 +117,4 @@ def ui(tmp_path_factory):
     for process in started:
         process.terminate()
         process.wait(60)
-    assert not list((folder / "empty").iterdir())
+    assert not list(empty.iterdir())

@@ -1,11 +1,11 @@
-// Files from a disk and sound from a microphone, sent to Python in parts. The traits are those of `Intake` in widgets.py.
-const PART = 4 << 20; // bytes in a message; Jupyter closes a connection that gets 10 MB in one
-const RATE = 24000; // Hz of what is recorded or converted here
-const READABLE = /\.(wav|flac|ogg|oga|opus|mp3)$/i; // sound that Python reads as it is
-const SOUND = /\.(m4a|mp4|aac|webm|aiff?|caf|amr|3gp|mov)$/i; // sound that perhaps the browser can read
+// Upload files and microphone recordings to Python in parts. `UploadWidget` in metavoice/ui/panels.py defines the traits.
+const PART = 4 << 20; // bytes in a message; Jupyter closes the connection on a message of 10 MB
+const RATE = 24000; // Hz of recordings and of converted files
+const READABLE = /\.(wav|flac|ogg|oga|opus|mp3)$/i; // formats that Python decodes
+const SOUND = /\.(m4a|mp4|aac|webm|aiff?|caf|amr|3gp|mov)$/i; // formats that the browser may decode
 const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
 
-// A blob of any kind the browser plays, as mono 16-bit wav.
+// Convert a blob in any format that the browser decodes to mono 16-bit wav.
 async function wav(blob) {
   const context = new OfflineAudioContext(1, 1, RATE);
   const sound = await context.decodeAudioData(await blob.arrayBuffer());
@@ -25,7 +25,7 @@ async function wav(blob) {
 
 function render({ model, el }) {
   el.innerHTML = `
-    <div class="mv-intake">
+    <div class="mv-upload">
       <label class="mv-drop">
         <input type="file">
         <svg viewBox="0 0 24 24" aria-hidden="true"><path d="M11 16V8.8L8.4 11.4 7 10l5-5 5 5-1.4 1.4L13 8.8V16zM5 18h14v2H5z"/></svg>
@@ -66,7 +66,7 @@ function render({ model, el }) {
     say("");
     if (!navigator.mediaDevices)
       return say("A browser gives its microphone only to pages on https or on this computer; choose a file instead.");
-    let stream; // as it is heard: what a browser does to it for telephone calls would change the voice
+    let stream; // without the processing for phone calls, which changes the voice
     try { stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: false, noiseSuppression: false, autoGainControl: false } }); }
     catch (e) { return say(e.name === "NotFoundError" ? "No microphone was found." : `The microphone can't be used: ${e.message}.`); }
     context = new AudioContext();

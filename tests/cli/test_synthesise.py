@@ -1,0 +1,345 @@
+"`metavoice synthesise`: what it prints and writes, and its errors."
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import metavoice
+from metavoice.cli.main import main
+
+NANO = Path(metavoice.__file__).parent/"nano"
+QUICK = ["--vocoder", "codec", "--no-denoise", "--takes", "1"]
+SHORT = "The dog slept."
+LONG = "The old man walked to the river. "*200
+
+
+# files
+
+
+def test_prints_what_it_made_and_how_fast(run):
+    code, out, err = run("synthesise", SHORT, "-o", "a.wav", "--seed", 3, *QUICK)
+    assert code == 0, err
+    assert soundfile.info("a.wav").samplerate == 24000 and os.listdir() == ["a.wav"]
+    assert f"a.wav: {soundfile.info('a.wav').duration:.2f} s of speech" in out and "seed 3" in out and "nano" in out
+    assert "tokens/s" in out and "for a second of speech" in out
+    assert "first stage" in err and "tokens" in err and "Warning" not in err
+
+
+def test_text_from_a_file_and_from_standard_input(run, monkeypatch):
+    Path("text.txt").write_text("\ufeff" + SHORT + "\n", encoding="utf-8")
+    assert run("synthesise", "@text.txt", "-o", "a.wav", "--seed", 3, "-q", *QUICK) == (0, "", "")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(SHORT.encode())))
+    assert run("synthesize", "-", "-o", "b.wav", "--seed", 3, "-q", *QUICK) == (0, "", "")
+    assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
+
+
+def test_default_output_and_other_options(run):
+    voice = next((NANO/"voices").iterdir()).stem
+    options = ["--guidance", 2, "--prompt-guidance", 1.5, "--top-p", .8, "--top-k", 100, "--temperature", .5]
+    options += ["--device", "cpu", "--dtype", "float32", "--voice", voice]
+    code, out, err = run("synthesise", SHORT, *options)
+    assert code == 0 and soundfile.info("speech.wav").samplerate == 48000, err
+    assert "denoiser" in out and "seed" in out
+
+
+@pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3"])
+def test_formats(run, suffix):
+    assert run("synthesise", SHORT, "-o", f"a.{suffix}", "--seed", 1, "-q", *QUICK)[0] == 0
+    assert soundfile.info(f"a.{suffix}").frames > 1000
+
+
+def test_a_real_recording(run, speech):
+    code, out, err = run("synthesise", SHORT, "--voice", speech/"bria.mp3", "-o", "a.wav", "--seed", 1, *QUICK)
+    assert code == 0 and soundfile.info("a.wav").duration > .2, err
+    assert "bria.mp3" in out
+
+
+def test_diffusion(run):
+    if "mbd" not in json.loads((NANO/"bundle.json").read_text(encoding="utf-8"))["parts"]:
+        pytest.skip("this nano has no multi-band diffusion")
+    argv = ["--vocoder", "mbd", "--no-denoise", "--takes", 1, "-o", "a.wav", "--seed", 3, "-q"]
+    assert run("synthesise", SHORT, *argv)[0] == 0
+
+
+def test_resume_gives_the_same_file(run):
+    same = ["--seed", 3, "-q", *QUICK]
+    assert run("synthesise", SHORT, "-o", "a.wav", *same)[0] == 0
+    assert run("synthesise", SHORT, "-o", "b.wav", "--resume", *same)[0] == 0
+    assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes() and sorted(os.listdir()) == ["a.wav", "b.wav"]
+
+
+# streams
+
+
+class Pipe(io.TextIOWrapper):
+    "Standard output that is a pipe."
+
+    def __init__(self):
+        super().__init__(io.BytesIO())
+
+
+def test_streams_into_files_and_a_pipe(run, monkeypatch):
+    options = [SHORT, "--seed", 3, "--no-denoise", "--vocoder", "codec", "-q"]
+    for path in ("a.wav", "a.pcm"):
+        assert run("synthesise", *options, "--stream", "-o", path) == (0, "", "")
+    samples, rate = soundfile.read("a.wav", dtype="int16")
+    assert rate == 24000 and len(samples) > 5000
+    assert Path("a.pcm").read_bytes() == samples.astype("<i2").tobytes()
+    monkeypatch.setattr(sys, "stdout", Pipe())
+    assert main([str(o) for o in ["synthesise", *options, "--stream", "--chunk", .2]]) == 0
+    written = sys.stdout.buffer.getvalue()
+    assert written[:4] == b"RIFF" and written[40:44] == b"\xff"*4, "a wav of unknown length"
+    assert len(written) == 44+2*len(samples)
+    assert soundfile.read(io.BytesIO(written))[1] == 24000
+
+
+def test_a_stream_reports_the_time_to_first_audio(run):
+    code, out, err = run("synthesise", SHORT, "--stream", "--format", "pcm", "-o", "sound", *QUICK)
+    assert code == 0 and "the first sound came" in out and "tokens/s" in out and not err
+    assert Path("sound").stat().st_size > 10000
+
+
+@pytest.mark.parametrize("argv,words", [
+    (["--format", "pcm"], ["add --stream"]),
+    (["--chunk", "1"], ["add --stream"]),
+    (["--stream", "--resume"], ["can't be resumed"]),
+    (["-o", "-"], ["add --stream"]),
+    (["--stream", "-o", "a.mp3"], ["unknown ending '.mp3'; use .wav, .pcm, .raw"]),
+    (["--stream", "-o", "no/a.wav"], ["there is no folder no"]),
+    (["--stream", "-o", "."], ["it is a directory"]),
+    (["--stream", "-o", "a.wav", "--voice", "nobody.wav"], ["no such file"]),
+])
+def test_bad_stream_options(refused, argv, words):
+    refused("synthesise", SHORT, *argv, words=words)
+
+
+def test_no_sound_on_a_terminal(refused, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    refused("synthesise", SHORT, "--stream", words=["a terminal can't play sound", "| aplay"])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_stream_onto_a_full_disk(run):
+    Path("a.wav").symlink_to("/dev/full")
+    code, out, err = run("synthesise", SHORT, "--stream", "-o", "a.wav", "-q", *QUICK)
+    assert (code, out, err) == (2, "", "metavoice: can't write a.wav: No space left on device\n")
+
+
+def test_a_player_that_ends_early(command, clean_environment):
+    argv = [*command, "synthesise", LONG, "--stream", *QUICK]
+    process = subprocess.Popen(argv, env=clean_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert len(process.stdout.read(5000)) == 5000
+    process.stdout.close()
+    err = process.stderr.read().decode()
+    assert process.wait(60) == 0 and "Broken" not in err and "Traceback" not in err, err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for processes")
+def test_ctrl_c_in_a_stream_leaves_a_valid_file(command, clean_environment):
+    argv, path = [*command, "synthesise", LONG, "--stream", "-o", "a.wav", *QUICK], Path("a.wav")
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(argv, env=clean_environment, **pipes)
+    while (not path.exists() or path.stat().st_size < 30_000) and process.poll() is None:  # more than a chunk
+        time.sleep(.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "", err
+    assert err.startswith("metavoice: interrupted; a.wav holds the first ") and "Traceback" not in err, err
+    assert soundfile.info("a.wav").frames*2 + 44 == path.stat().st_size > 10_000
+
+
+# bad texts
+
+
+@pytest.mark.parametrize("text,words", [
+    ("", ["the text is empty"]),
+    (" \n ", ["the text is empty"]),
+    ("?!", ["nothing to say in '?!'"]),
+    ("I smile 😀.", ["'😀' (U+1F600", "position 8"]),
+    ("the Ω", ["'Ω' (U+03A9", "position 4"]),
+    ("@nothing.txt", ["can't read the text nothing.txt: No such file"]),
+    ("@.", ["can't read the text .: Is a directory"]),
+])
+def test_bad_texts(refused, text, words):
+    refused("synthesise", text, *QUICK, words=words)
+
+
+def test_texts_that_are_not_utf8(refused, monkeypatch):
+    Path("a.txt").write_bytes("Schön".encode("latin-1"))
+    refused("synthesise", "@a.txt", words=["a.txt", "isn't UTF-8"])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe")))
+    refused("synthesise", "-", words=["standard input", "isn't UTF-8"])
+
+
+@pytest.mark.parametrize("device,words", [
+    ("abacus", ["unknown device 'abacus'"]),
+    ("cuda:99", ["'cuda:99' isn't available here"]),
+])
+def test_bad_devices(refused, device, words):
+    refused("synthesise", SHORT, "--device", device, words=words)
+
+
+# references
+
+
+def write_wav(seconds=None, samples=None, **options):
+    "Return a function that writes a wav file at 16 kHz: a tone of some seconds, or the samples."
+
+    def write(path, tone):
+        soundfile.write(path, tone(seconds) if samples is None else samples, 16000, **options)
+
+    return write
+
+
+def write_truncated(path, tone):
+    soundfile.write(path, tone(5), 16000)
+    path.write_bytes(path.read_bytes()[:50000])
+
+
+BAD_REFERENCES = dict(
+    half=(write_wav(.5), "0.50 s long; at least 3 s"),
+    two=(write_wav(2), "2.00 s long; at least 3 s"),
+    silent=(write_wav(samples=np.zeros(80000, "float32")), "the reference is silent"),
+    nan=(write_wav(samples=np.full(80000, np.nan, "float32"), subtype="FLOAT"), "NaN"),
+    text=(lambda path, tone: path.write_text("This is no sound."), "isn't audio"),
+    empty=(lambda path, tone: path.touch(), "it is empty"),
+    cut=(write_truncated, "truncated"),
+    folder=(lambda path, tone: path.mkdir(), "it is a directory"),
+    missing=(lambda path, tone: None, "there is no such file"),
+)
+
+
+@pytest.mark.parametrize("name", BAD_REFERENCES)
+def test_bad_references(refused, tone, name):
+    write, words = BAD_REFERENCES[name]
+    write(Path("ref.wav"), tone)
+    refused("synthesise", SHORT, "--voice", "ref.wav", *QUICK, words=[words])
+
+
+def test_the_released_model_requires_30_seconds(refused, make_nano, tone, tmp_path):
+    soundfile.write("ref.wav", tone(29), 16000)
+    model = make_nano(tmp_path/"strict", minimum_reference=30)
+    refused("synthesise", SHORT, "--voice", "ref.wav", "--model", model, words=["29.00 s long; at least 30 s"])
+
+
+@pytest.mark.parametrize("kind", ["eight channels", "stereo 8 kHz", "mp3", "flac", "ogg"])
+def test_good_references(run, tone, kind):
+    noisy = tone(4)*np.random.default_rng(0).normal(1, .1, 64000).astype("float32")
+    path = f"ref.{kind}" if len(kind) < 5 else "ref.wav"
+    if kind == "eight channels":
+        soundfile.write(path, np.stack([noisy]*8, 1), 16000)
+    elif kind == "stereo 8 kHz":
+        soundfile.write(path, np.stack([noisy[::2], noisy[::2]], 1), 8000)
+    else:
+        soundfile.write(path, noisy, 16000)
+    code, _, err = run("synthesise", SHORT, "--voice", path, "-o", "a.wav", "--seed", 1, *QUICK)
+    assert code == 0 and Path("a.wav").exists(), err
+
+
+# outputs
+
+
+@pytest.mark.parametrize("path,words", [
+    ("no/a.wav", "there is no folder no"),
+    (".", "it is a directory"),
+    ("a.docx", "unknown ending '.docx'; use .wav, .flac, .ogg, .mp3"),
+    ("a", "unknown ending ''"),
+    ("file/a.wav", "there is no folder file"),
+])
+def test_bad_outputs(refused, path, words):
+    Path("file").touch()
+    refused("synthesise", SHORT, "-o", path, words=[words])
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has a folder that nobody can write to")
+def test_a_folder_that_nobody_can_write_to(refused):
+    refused("synthesise", SHORT, "-o", "/proc/a.wav", words=["can't write /proc/a.wav: "])
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can write everywhere")
+def test_no_permission(refused):
+    Path("folder").mkdir(0o500)
+    refused("synthesise", SHORT, "-o", "folder/a.wav", words=["Permission denied"])
+    Path("a.wav").touch(0o400)
+    refused("synthesise", SHORT, "-o", "a.wav", words=["write-protected"])
+
+
+def test_an_existing_file_survives_an_error(refused):
+    Path("a.wav").write_text("precious")
+    refused("synthesise", "😀", "-o", "a.wav")
+    assert Path("a.wav").read_text() == "precious"
+
+
+# models
+
+
+@pytest.mark.parametrize("model,words", [
+    ("/nowhere", "there is no model '/nowhere'"),
+    ("some/body", "neither a folder here nor a pinned model"),
+    (".", "is no model"),
+])
+def test_models_that_do_not_exist(refused, model, words):
+    refused("synthesise", SHORT, "--model", model, words=[words])
+    refused("info", "--model", model, words=[words])
+
+
+PARTS = ["tokeniser.json", "first_stage.safetensors", "second_stage.safetensors", "codec.safetensors"]
+
+
+@pytest.mark.parametrize("file", [*PARTS, "speaker_encoder.safetensors"])
+def test_a_missing_or_truncated_file(refused, make_nano, tmp_path, file):
+    folder = make_nano(tmp_path/"gone", without=[file])
+    refused("synthesise", SHORT, *QUICK, "--model", folder, words=[file, "is missing"])
+    folder = make_nano(tmp_path/"torn", without=[file])
+    (folder/file).write_bytes((NANO/file).read_bytes()[:1000])
+    refused("synthesise", SHORT, *QUICK, "--model", folder, words=[file])
+
+
+@pytest.mark.parametrize("file", ["first_stage.safetensors", "codec.safetensors"])
+def test_a_weight_of_the_wrong_shape(refused, make_nano, tmp_path, file):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(NANO/file)
+    name = max(state, key=lambda k: state[k].numel())
+    folder = make_nano(tmp_path/"odd", without=[file])
+    save_file(state | {name: state[name][..., :-1].contiguous()}, folder/file)
+    words = [file, name, "doesn't fit its configuration"]
+    refused("synthesise", SHORT, *QUICK, "--model", folder, words=words)
+
+
+def test_a_model_without_diffusion(refused, make_nano, tmp_path):
+    parts = json.loads((NANO/"bundle.json").read_text(encoding="utf-8"))["parts"]
+    parts.pop("mbd")
+    folder = make_nano(tmp_path/"plain", parts=parts)
+    words = ["has no mbd", "use vocoder 'codec'"]
+    refused("synthesise", SHORT, "--vocoder", "mbd", "--model", folder, words=words)
+
+
+class Wicked:
+    "An object whose pickle opens a file."
+
+    def __reduce__(self):
+        return open, ("it-ran.txt", "w")
+
+
+@pytest.mark.parametrize("file", ["first_stage.pt", "second_stage.pt", "speaker_encoder.pt"])
+def test_a_pickle_is_not_executed(run, refused, tmp_path, file):
+    folder = tmp_path/"wicked"
+    folder.mkdir()
+    content = dict(model={}, model_args={}, meta=dict(tokenizer=Wicked()), config=Wicked(), model_state=Wicked())
+    torch.save(content, folder/"first_stage.pt")
+    if file != "first_stage.pt":
+        (folder/"first_stage.pt").rename(folder/file)
+    words = "first_stage.pt" if file != "speaker_encoder.pt" else "is no model"
+    refused("synthesise", SHORT, "--model", folder, words=[words])
+    run("info", "--model", folder)
+    assert not list(tmp_path.rglob("it-ran.txt"))

@@ -1,0 +1,93 @@
+"Speech over HTTP: OpenAI's client, and the form of MetaVoice's first server."
+import json
+import time
+
+import openai
+import pytest
+import soundfile
+import torch
+
+from metavoice.audio.encode import to_int16
+
+SHORT = "The dog slept."
+LONG = " ".join(["The old man walked to the river.", "Where is the red book?",
+                 "The dog and the cat slept quietly."]*8)
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    return openai.OpenAI(base_url=f"{served[0].url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.mark.parametrize("format", ["wav", "mp3", "opus", "flac"])
+def test_openai_client_in_each_format(client, tmp_path, format):
+    speech = client.audio.speech.create(model="nano", voice="rms", input=SHORT, response_format=format)
+    speech.write_to_file(tmp_path/"speech")
+    info = soundfile.info(tmp_path/"speech")
+    assert info.samplerate == 48000 and .3 < info.duration < 8 or format == "wav"
+    samples, rate = soundfile.read(tmp_path/"speech")
+    assert .3 < len(samples)/rate < 8
+    assert abs(samples).max() > .05
+
+
+def test_openai_client_streams_pcm(client):
+    create, times, size = client.audio.speech.with_streaming_response.create, [], 0
+    with create(model="nano", voice="slt", input=LONG[:200], response_format="pcm") as response:
+        began = time.perf_counter()
+        for part in response.iter_bytes():
+            times.append(time.perf_counter() - began)
+            size += len(part)
+    assert len(times) > 3
+    assert times[0] < times[-1]/2, times
+    assert 1 < size/2/24000 < 30
+
+
+def test_openai_client_receives_events(client):
+    create = client.audio.speech.with_streaming_response.create
+    with create(model="nano", voice="rms", input=SHORT, stream_format="sse", response_format="pcm") as response:
+        events = [json.loads(line[6:]) for line in response.iter_lines() if line]
+    assert [event["type"] for event in events[-2:]] == ["speech.audio.delta", "speech.audio.done"]
+    assert events[-1]["usage"]["input_tokens"] > 1
+
+
+def test_openai_client_lists_models(client):
+    assert [model.id for model in client.models.list()] == ["nano"]
+    assert client.models.retrieve("nano").id == "nano"
+
+
+@pytest.mark.parametrize("body, error, message", [
+    (dict(model="tts-1"), openai.NotFoundError, "no model 'tts-1'"),
+    (dict(speed=1.5), openai.BadRequestError, "speed is 1.5"),
+    (dict(response_format="aac"), openai.BadRequestError, "response_format"),
+    (dict(voice="alloy"), openai.NotFoundError, "no voice 'alloy'"),
+])
+def test_openai_client_raises_its_errors(client, body, error, message):
+    with pytest.raises(error, match=message):
+        client.audio.speech.create(**dict(model="nano", voice="rms", input=SHORT) | body)
+
+
+def test_a_seed_gives_the_samples_of_the_library(tts, http, decode):
+    heard, _ = decode(http.speak(seed=5, response_format="wav", voice="slt").content, dtype="int16")
+    expected = to_int16(tts.synthesise(SHORT, "slt", seed=5).samples)
+    assert torch.equal(torch.from_numpy(heard), expected)
+
+
+def test_the_form_of_the_first_server(http, reference, decode):
+    audio = dict(audiodata=("a.ogg", reference))
+    forms = [(dict(text=SHORT, guidance="3.0", top_p="0.95"), None), (dict(text=SHORT, speaker_ref_path="slt"), None),
+             (dict(text=SHORT, speaker_ref_path=""), audio)]
+    for form, files in forms:
+        response = http.post("/tts", data=form, files=files)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == "audio/wav"
+        samples, rate = decode(response.content)
+        assert rate == 48000
+        assert .3 < len(samples)/rate < 8
+
+
+def test_invalid_forms_are_refused(http, reference, assert_error):
+    assert_error(http.post("/tts", data=dict(text=SHORT, guidance="0.2")), 400, "guidance")
+    both = dict(text=SHORT, speaker_ref_path="slt")
+    response = http.post("/tts", data=both, files=dict(audiodata=("a.ogg", reference)))
+    assert_error(response, 400, "both")
+    assert_error(http.post("/tts", data={}), 400, "text")

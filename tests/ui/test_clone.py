@@ -1,0 +1,146 @@
+"The clone app without a browser: values are set and buttons are pressed in the process."
+import logging
+import threading
+import time
+
+import pytest
+import torch
+
+pytest.importorskip("anywidget", reason="anywidget isn't installed, which metavoice[ui] needs")
+
+from metavoice.audio.sound import Audio, load_audio
+from metavoice.ui.clone import CloneApp
+from metavoice.ui.panels import ADD_VOICE
+
+LONG_TEXT = "The old man walked to the river. "*200
+
+
+@pytest.fixture
+def app(tts):
+    "Return the app without denoiser and with one take, and stop it afterwards."
+    app = CloneApp(tts)
+    app.settings.denoise.value, app.settings.sliders["takes"].value = False, 1
+    yield app
+    app.stop()
+    app.wait()
+    app.executor.shutdown()
+
+
+def press(app, text, voice="rms"):
+    "Speak a text, and return the app when it is done."
+    app.text.field.value, app.voice.choice.value = text, voice
+    app.start_button.click()
+    return app.wait()
+
+
+def test_speaks_a_sentence(app, hidden):
+    updates, main = [], threading.main_thread()
+
+    def observe(change):
+        updates.append((change["new"], threading.current_thread() is main))
+
+    app.progress.observe(observe, "value")
+    app.progress.min_interval = 0
+    press(app, "The dog slept.")
+    entry, player = app.current, app.player
+    assert .3 < entry.audio.duration < 5 and load_audio(player.sound).duration == pytest.approx(entry.audio.duration)
+    assert (player.heading, hidden(app.placeholder), hidden(app.player_box)) == ("The dog slept.", True, False)
+    assert (app.stop_button.disabled, app.start_button.disabled) == (True, False)
+    assert hidden(app.progress) and player.picture.startswith(b"\x89PNG") and len(player.peaks) == 240
+    # progress is shown from the worker thread while it works
+    assert len(updates) > 5 and not any(in_main for _, in_main in updates)
+    for stage in ("first stage", "second stage", "vocoder"):
+        assert any(stage in value for value, _ in updates)
+
+
+def test_restored_options_repeat_the_audio(app, hidden):
+    press(app, "The dog slept.")
+    first = app.current
+    press(app, "Where is the red book?", "slt")
+    assert len(app.history.entries) == 2 and not hidden(app.history_card)
+    app.history.children[1].click()
+    assert app.current is first and app.player.heading == "The dog slept."
+    app.player.handle_message(None, dict(repeat=True), [])
+    assert (app.text.value, app.voice.choice.value, app.settings.new_seed.value) == ("The dog slept.", "rms", False)
+    app.start_button.click()
+    app.wait()
+    assert app.current is not first
+    assert app.current.audio == first.audio and app.current.options == first.options
+
+
+def test_settings_reach_the_model(app, tts, monkeypatch):
+    seen = {}
+
+    def synthesise(text, voice, on_progress, **options):
+        seen.update(options)
+        return Audio(torch.ones(2400)/2, 24000)
+
+    monkeypatch.setattr(tts, "synthesise", synthesise)
+    wanted = dict(guidance=2.5, prompt_guidance=1.5, top_p=.95, temperature=1.1, takes=4)
+    for name, value in wanted.items():
+        app.settings.sliders[name].value = value
+    app.settings.vocoder.value, app.settings.denoise.value, app.settings.top_k.value = "mbd", True, 50
+    app.settings.new_seed.value, app.settings.seed.value = False, 7
+    press(app, "The dog slept.")
+    assert seen == wanted | dict(top_k=50, seed=7, vocoder="mbd", denoise=True)
+
+
+@pytest.mark.parametrize("text,voice,words", [
+    ("", "rms", "the text is empty"),
+    ("…", "rms", "nothing to say"),
+    ("I smile 😀.", "rms", "😀"),
+    ("The dog slept.", ADD_VOICE, "there is no voice yet"),
+])
+def test_bad_input_is_explained(app, text, voice, words):
+    press(app, text, voice)
+    assert words in app.notice.text and app.notice.kind == "bad"
+    assert not app.start_button.disabled and app.current is None
+
+
+def test_a_bug_is_named_and_logged(app, tts, monkeypatch, caplog):
+    def broken(*args, **options):
+        raise ZeroDivisionError("by <b>zero</b>")
+
+    monkeypatch.setattr(tts, "synthesise", broken)
+    press(app, "The dog slept.")
+    assert "ZeroDivisionError: by <b>zero</b>" in app.notice.text and "&lt;b&gt;" in app.notice.value
+    assert not app.start_button.disabled
+    assert any(r.exc_info and r.exc_info[0] is ZeroDivisionError for r in caplog.records)
+
+
+def test_stop_ends_the_work_soon_and_the_app_works_on(app):
+    app.text.field.value = LONG_TEXT
+    app.start_button.click()
+    future = app.future
+    while not app.progress.value or "generated" not in app.progress.value:
+        time.sleep(.02)
+    app.start()  # a second press while it speaks does nothing
+    assert app.future is future
+    began = time.monotonic()
+    app.stop_button.click()
+    app.wait()
+    assert time.monotonic() - began < 5 and app.notice.text == "Stopped." and not app.history.entries
+    assert press(app, "The dog slept.").current is not None
+
+
+def test_warnings_appear_beside_the_audio(app, tts, monkeypatch):
+    def warns(*args, **options):
+        logging.getLogger("metavoice.generate").warning("'a' didn't end")
+        return Audio(torch.ones(2400)/2, 24000)
+
+    monkeypatch.setattr(tts, "synthesise", warns)
+    press(app, "The dog slept.")
+    assert app.notice.kind == "note" and "didn't end" in app.notice.text
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_an_uploaded_voice_speaks(app, tts, slt, send, hidden, suffix):
+    silence = torch.zeros(2*slt.sample_rate)
+    samples = torch.cat([silence, slt.samples[:10*slt.sample_rate], silence])
+    send(app.voice.upload, f"my voice.{suffix}", Audio(samples, slt.sample_rate).to_bytes(suffix), 100_000)
+    assert app.voice.choice.value == "my voice" and hidden(app.voice.upload_box) and not hidden(app.voice.player_box)
+    assert app.voice.player.duration < 10.3 and "cut off" in app.voice.player.about
+    assert "30 s or more" in app.voice.notice.text
+    assert torch.dot(app.voice.voice().embedding, tts.voice("slt").embedding) > .9
+    press(app, "The dog slept.", "my voice")
+    assert app.current.voice == "my voice" and "my voice" in app.player.about
