@@ -209,7 +209,7 @@ def normalise_loudness(
             break
     return y
 
-# %% ../../nbs/audio/00_features.ipynb #35ac97e3
+# %% ../../nbs/audio/00_features.ipynb #7b23b08d
 class ResampleStream:
     "`resample` for a stream in chunks of any size; raises `OptionError` for rates with no ratio of small numbers."
 
@@ -227,7 +227,7 @@ class ResampleStream:
         )  # samples of both rates in a common period
         if self.step > 1000:
             raise OptionError(
-                f"can't resample a stream from {from_rate} Hz to {to_rate} Hz; use rates whose ratio is of small numbers"
+                f"can't resample a stream from {from_rate} Hz to {to_rate} Hz; use rates in a ratio of small numbers"
             )
         crossings = (
             6 * self.step / (0.99 * min(self.step, self.made))

@@ -26,7 +26,7 @@ from .features import log_mel, resample
 __all__ = ['UNKNOWN_LENGTH', 'MAX_OGG_PAGE', 'SILENCE', 'is_wav_truncated', 'is_ogg_truncated', 'open_audio', 'Audio',
            'AudioLimits', 'read_mono', 'load_audio', 'check_reference']
 
-# %% ../../nbs/audio/02_sound.ipynb #8adbcd87
+# %% ../../nbs/audio/02_sound.ipynb #c8aabb0a
 UNKNOWN_LENGTH = 0x7FFFFFFF - 65536  # bytes; sizes from here on in a wav header mean that it isn't known
 
 MAX_OGG_PAGE = 65307  # bytes
@@ -51,7 +51,7 @@ def is_wav_truncated(
 def is_ogg_truncated(
     file,  # a seekable binary file
 ) -> bool:
-    "Return whether the last page of an Ogg file (RFC 3533) is cut or isn't marked as the last; False for other formats."
+    "Return whether an Ogg file (RFC 3533) ends before its last page does; False for other formats."
     file.seek(0)
     if file.read(4) != b'OggS':
         return False
@@ -140,13 +140,13 @@ class Audio:
         "Return the audio as a sound file in memory."
         return encode_audio(self.samples, self.sample_rate, format)
 
-# %% ../../nbs/audio/02_sound.ipynb #7d71b11f
+# %% ../../nbs/audio/02_sound.ipynb #beb13cec
 @patch
 def save(
     self: Audio,
     path: str | Path,  # ends in .wav, .flac, .ogg or .mp3
 ) -> Path:
-    "Write a sound file atomically; raises `OutputError` for an unknown ending, no or not finite samples, or a bad path."
+    "Write a sound file atomically; raises `OutputError` for a bad path or ending, and for no or not finite samples."
     path = Path(path)
     format_from_path(path)
     if not len(self.samples) or not self.samples.isfinite().all():
@@ -251,7 +251,7 @@ def read_mono(
         blocks.append(torch.from_numpy(block).mean(1))
     return torch.cat(blocks)
 
-# %% ../../nbs/audio/02_sound.ipynb #6a4183d1
+# %% ../../nbs/audio/02_sound.ipynb #7e242fcb
 def _decode(file, name, limits):
     "Decode an audio file: samples, sample rate, the frames that the header gives, container."
     import soundfile
@@ -274,7 +274,7 @@ def load_audio(
     sample_rate: int | None = None,  # Hz to resample to; None: the file's own
     limits: AudioLimits | None = None,  # for a file from a stranger
 ) -> Audio:
-    "Load an audio file as mono; raises `AudioError` if it is missing, broken, truncated, empty, not finite or too large."
+    "Load a file as mono; raises `AudioError` if it is missing, broken, truncated, empty, not finite or too large."
     with open_audio(source) as (file, name):
         if is_wav_truncated(file) or is_ogg_truncated(file):
             raise AudioError(f"can't read {name}: the file is truncated, it ends before its sound does")

@@ -26,13 +26,13 @@ from .optim import TrainingConfig
 __all__ = ['project_bands', 'diffusion_loss', 'init_latent_scaling', 'nano_unet_config', 'log_mel_distance', 'compare_steps',
            'make_shallow_mbd', 'fit_mbd_statistics', 'train_mbd']
 
-# %% ../../nbs/train/11_diffusion.ipynb #dee05753
+# %% ../../nbs/train/11_diffusion.ipynb #dc84e6d6
 def project_bands(
     mbd: MultiBandDiffusion,
     samples: Tensor,  # (batch, time)
     decoded: Tensor | None = None,  # (batch, time), the codec's decoding; needed for a guided model
 ) -> Tensor:  # (bands, batch, 1, time)
-    "Return audio as the bands' networks are trained on it; raises `OptionError` if a guided model lacks `decoded`."
+    "Return audio as the networks are trained on it; raises `OptionError` if a guided model lacks `decoded`."
     bands = torch.stack([band.project(part) for band, part in zip(mbd.bands, mbd.split(samples))])
     if not mbd.guided:
         return bands
@@ -44,7 +44,7 @@ def project_bands(
     prior = torch.stack([band.project(part) for band, part in zip(mbd.bands, mbd.split(decoded))])
     return bands / rms_envelope(prior, mbd.sample_rate)
 
-# %% ../../nbs/train/11_diffusion.ipynb #335e4217
+# %% ../../nbs/train/11_diffusion.ipynb #09a02455
 def diffusion_loss(
     unet: UNet,
     schedule: NoiseSchedule,
@@ -57,7 +57,8 @@ def diffusion_loss(
     "Return the mean squared error, each row at a random step (noise: Ho et al. 2020; velocity: Salimans and Ho 2022)."
     if loss_type not in ('noise', schedule.prediction):
         raise OptionError(
-            f"loss_type is {loss_type!r} for a model that predicts {schedule.prediction}; use noise, or what it predicts"
+            f"loss_type is {loss_type!r} for a model that predicts {schedule.prediction}; "
+            "use noise, or what the model predicts"
         )
     noise = draw_noise(clean_band.shape, generator, clean_band.device).to(clean_band)
     highest = schedule.num_steps if start is None else start + 1

@@ -27,8 +27,8 @@ from ..core.errors import MetaVoiceError
 from ..generate.tts import TTS
 
 # %% auto #0
-__all__ = ['WEB_DIR', 'TYPICAL_CHARS_PER_SECOND', 'logger', 'add_classes', 'page', 'card', 'columns', 'labelled_control',
-           'set_visible', 'Notice', 'waveform_peaks', 'spectrogram_png', 'Player', 'format_duration', 'truncate_text',
+__all__ = ['WEB_DIR', 'TYPICAL_CHARS_PER_SECOND', 'logger', 'add_classes', 'page', 'card', 'columns', 'waveform_peaks',
+           'spectrogram_png', 'Player', 'format_duration', 'truncate_text', 'labelled_control', 'set_visible', 'Notice',
            'ProgressPanel', 'SpeechProgress', 'StopRequested', 'show_errors', 'WarningCollector']
 
 # %% ../../nbs/ui/00_look.ipynb #9a4229f8
@@ -75,52 +75,6 @@ def columns(
 ) -> Box:
     "Return columns of widgets; a narrow page shows them one below the other."
     return add_classes(Box([add_classes(VBox(list(side)), 'column') for side in sides]), 'columns')
-
-# %% ../../nbs/ui/00_look.ipynb #6b0f5b1c
-def labelled_control(
-    name: str,
-    about: str,  # explanation
-    *controls,  # ipywidgets
-) -> VBox:
-    "Return controls with a name above and an explanation below."
-    above, below = HTML(f'<div class="mv-name">{escape(name)}</div>'), HTML(f'<small>{escape(about)}</small>')
-    return add_classes(VBox([above, *controls, below]), 'setting')
-
-# %% ../../nbs/ui/00_look.ipynb #4ede6f8c
-def set_visible(
-    widget,  # an ipywidget
-    visible: bool,
-):  # the same widget
-    "Show a widget, or hide it so that it takes no space."
-    if visible:
-        widget.remove_class('mv-none')
-    else:
-        widget.add_class('mv-none')
-    return widget
-
-# %% ../../nbs/ui/00_look.ipynb #0950838b
-class Notice(HTML):
-    "A message to the user; hidden while it is empty."
-
-    def __init__(self):
-        super().__init__()
-        self.clear()
-
-    def show(
-        self,
-        text: str,
-        kind: str = '',  # good, note or bad; '' for a plain message
-    ):
-        "Show a message; an empty text hides the notice."
-        self.text, self.kind = text, kind
-        role = 'alert' if kind == 'bad' else 'status'
-        shown = f'<div class="mv-said mv-{kind or "faint"}" role="{role}">{escape(text)}</div>'
-        self.value = shown if text else ''
-        set_visible(self, bool(text))
-
-    def clear(self):
-        "Hide the notice."
-        self.show('')
 
 # %% ../../nbs/ui/00_look.ipynb #24d3e89e
 def waveform_peaks(
@@ -224,6 +178,52 @@ def truncate_text(
     "Return a text on one line, cut to at most `most` characters with an ellipsis."
     line = ' '.join(text.split())
     return line if len(line) <= most else line[: most - 1].rstrip() + '…'
+
+# %% ../../nbs/ui/00_look.ipynb #6b0f5b1c
+def labelled_control(
+    name: str,
+    about: str,  # explanation
+    *controls,  # ipywidgets
+) -> VBox:
+    "Return controls with a name above and an explanation below."
+    above, below = HTML(f'<div class="mv-name">{escape(name)}</div>'), HTML(f'<small>{escape(about)}</small>')
+    return add_classes(VBox([above, *controls, below]), 'setting')
+
+# %% ../../nbs/ui/00_look.ipynb #4ede6f8c
+def set_visible(
+    widget,  # an ipywidget
+    visible: bool,
+):  # the same widget
+    "Show a widget, or hide it so that it takes no space."
+    if visible:
+        widget.remove_class('mv-none')
+    else:
+        widget.add_class('mv-none')
+    return widget
+
+# %% ../../nbs/ui/00_look.ipynb #0950838b
+class Notice(HTML):
+    "A message to the user; hidden while it is empty."
+
+    def __init__(self):
+        super().__init__()
+        self.clear()
+
+    def show(
+        self,
+        text: str,
+        kind: str = '',  # good, note or bad; '' for a plain message
+    ):
+        "Show a message; an empty text hides the notice."
+        self.text, self.kind = text, kind
+        role = 'alert' if kind == 'bad' else 'status'
+        shown = f'<div class="mv-said mv-{kind or "faint"}" role="{role}">{escape(text)}</div>'
+        self.value = shown if text else ''
+        set_visible(self, bool(text))
+
+    def clear(self):
+        "Hide the notice."
+        self.show('')
 
 # %% ../../nbs/ui/00_look.ipynb #9dea29ab
 class ProgressPanel(HTML):

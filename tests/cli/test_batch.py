@@ -18,7 +18,7 @@ def test_rows_are_spoken_and_failures_reported(run):
 
 
 @pytest.mark.parametrize("argv,words", [
-    (["no.csv", "--out", "d"], ["can't read the manifest no.csv: No such file"]),
+    (["no.csv", "--out", "d"], ["can't read the table no.csv: No such file"]),
     (["m.csv", "--out", "d", "--workers", "2"], ["add --ray"]),
     (["m.csv"], ["required: --out"]),
     (["m.csv", "--out", "m.csv"], ["m.csv"]),
