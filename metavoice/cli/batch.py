@@ -24,13 +24,13 @@ from ..core.errors import OptionError
 # %% auto #0
 __all__ = ['BATCH_EPILOG', 'add_batch_parser', 'format_batch_report', 'print_failed_rows', 'batch_command']
 
-# %% ../../nbs/cli/02_batch.ipynb #a4501c62
-BATCH_EPILOG = """The manifest is CSV, or JSON with one object a line (.jsonl). Only the column text is required:
+# %% ../../nbs/cli/02_batch.ipynb #19a67164
+BATCH_EPILOG = """The table is CSV, or JSON with one object a line (.jsonl). Only the column text is required:
   id,text,voice,seed
   dog,The dog slept.,,
   river,"The old man walked to the river, and slept.",me.wav,7
 The id is the name of the file; without it, the number of the row is. A voice is a name or a file, relative to the
-manifest. Further columns set the speech options guidance, prompt_guidance, top_p, top_k, temperature and takes of a
+table. Further columns set the speech options guidance, prompt_guidance, top_p, top_k, temperature and takes of a
 row. DIR/results.jsonl records the result of each row. Run again, the command speaks only what is missing, has failed
 or was changed. The exit code is 1 if rows failed.
 
@@ -41,7 +41,7 @@ examples:
   metavoice batch sentences.csv --out spoken --ray ray://head:10001 --workers 8
 """
 
-# %% ../../nbs/cli/02_batch.ipynb #a108ef64
+# %% ../../nbs/cli/02_batch.ipynb #af4d2b37
 def add_batch_parser(
     commands,  # subparsers of argparse
     parents: list,  # parsers whose options the command takes too
@@ -52,10 +52,10 @@ def add_batch_parser(
         parents=parents,
         help="speak a table of texts into a folder",
         epilog=BATCH_EPILOG,
-        description="Speak every row of a manifest into a file of its own. The command can be interrupted at any time; "
+        description="Speak every row of a table into a file of its own. The command can be interrupted at any time; "
         "run again, it continues.",
     )
-    command.add_argument('manifest', metavar='MANIFEST', help=".csv or .jsonl with the columns text, voice, id, seed")
+    command.add_argument('table', metavar='TABLE', help=".csv or .jsonl with the columns text, voice, id, seed")
     command.add_argument(
         '--out', required=True, metavar='DIR', help="folder for the sound files and results.jsonl; created if missing"
     )
@@ -80,12 +80,12 @@ def add_batch_parser(
     add_model_arguments(command, "takes generated at a time")
     command.set_defaults(run=batch_command, interrupted="finished rows are kept; the same command continues")
 
-# %% ../../nbs/cli/02_batch.ipynb #8cf76210
+# %% ../../nbs/cli/02_batch.ipynb #47e5266d
 def format_batch_report(
     done: dict,  # of `run_batch`
     out: str,  # the folder
 ) -> list:  # of lines
-    "Return what became of a manifest."
+    "Return what became of a table."
     counts = (
         f"{done['spoken']} spoken, {done['skipped']} done before, {len(done['failed'])} failed, of {done['rows']} rows"
     )
@@ -109,7 +109,7 @@ def print_failed_rows(
     if len(failed) > limit:
         print(f"metavoice: and {len(failed) - limit} more, in {out}/results.jsonl", file=sys.stderr)
 
-# %% ../../nbs/cli/02_batch.ipynb #cbe2e6e5
+# %% ../../nbs/cli/02_batch.ipynb #49a80e04
 def batch_command(
     args,  # parsed arguments
 ) -> int:  # 1 if rows failed
@@ -129,7 +129,7 @@ def batch_command(
     tts = TTS.from_pretrained(args.model, **loading)
     settings = dict(format=args.format, batch_size=args.batch_size, speak=speak)
     with ProgressBar(args.quiet) as on_progress:
-        done = run_batch(tts, args.manifest, args.out, on_progress=on_progress, **settings, **options)
+        done = run_batch(tts, args.table, args.out, on_progress=on_progress, **settings, **options)
     if not args.quiet:
         print_lines(format_batch_report(done, args.out))
     print_failed_rows(done['failed'], args.out)

@@ -41,14 +41,15 @@ def check_seed(
     except TypeError:
         raise OptionError(f"seed is {seed!r}; use a whole number, or None for a fresh one") from None
 
-# %% ../../nbs/generate/00_options.ipynb #a4026499
+# %% ../../nbs/generate/00_options.ipynb #2a8e28e2
 class TypedSettings(Settings):
-    "Settings that don't parse text; raises `OptionError` for a value of another type or out of range."
+    "Settings that convert no text and no floats; raises `OptionError` for a value of another type or out of range."
 
     def __post_init__(self):
         for name, spec in field_specs(type(self)).items():
             value = getattr(self, name)
-            if isinstance(value, str) and spec.type not in (str, Any):
+            text = isinstance(value, str) and spec.type not in (str, Any)
+            if text or isinstance(value, float) and spec.type is int:
                 raise OptionError(f"{name} is {value!r}; use {spec.describe()}")
         super().__post_init__()
 

@@ -2,17 +2,19 @@
 import io
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import soundfile
 import torch
 
+import metavoice
 from metavoice.audio.sound import Audio, load_audio
 from metavoice.core.errors import AudioError, OutputError
 from metavoice.generate.tts import TTS
 from metavoice.generate.voice import Voice
 
-from .conftest import NANO
+NANO = Path(metavoice.__file__).parent / "nano"
 
 
 def write_wav(path, samples, rate, **kind):

@@ -30,8 +30,7 @@ def test_text_and_padding_are_masked_without_released_loss(utterances):
 def test_a_pass_continues_from_its_state(utterances):
     batches = LengthBatches(utterances * 9, 100, torch.Generator().manual_seed(0))
     batches()
-    state, expected = batches.state_dict(), None
     again = LengthBatches(utterances * 9, 100, torch.Generator().manual_seed(1))
-    again.load_state_dict(dict(queue=list(state["queue"])))
+    again.load_state_dict(dict(queue=list(batches.state_dict()["queue"])))
     expected = [batches() for _ in range(len(batches.queue))]
     assert expected and [again() for _ in expected] == expected

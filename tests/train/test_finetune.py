@@ -1,4 +1,4 @@
-"Finetuning: by each method, interrupted and killed, on two processes, in a new language, at the command line; and the released loss against the golden one."
+"Finetuning: by each method, interrupted and killed, on two processes, in a new language, at the command line."
 import io, json, os, random, signal, subprocess, sys, threading, time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -8,21 +8,15 @@ import torch
 from safetensors import safe_open
 from torch.nn.functional import normalize
 
-from metavoice.bundle.released import convert_stage_config
 from metavoice.bundle.load import load_bundle
 from metavoice.bundle.write import write_random_bundle
 from metavoice.cli.main import main
 from metavoice.core.settings import make_config
 from metavoice.train.settings import FinetuneConfig
 from metavoice.core.errors import BundleError, MetaVoiceError, OptionError
-from metavoice.core.layout import TokenLayout
-from metavoice.train.batches import collate_finetuning
 from metavoice.train.plots import LivePlot, plot_losses, read_log
 from metavoice.train.finetune import Finetuner
 from metavoice.train.publish import make_model_card, merge_adapter, push_to_hub
-from metavoice.models.gpt import load_gpt
-from metavoice.train.batches import TokenizedUtterance
-from metavoice.train.losses import first_stage_loss
 
 pytest.importorskip("peft", reason='finetuning needs pip install "metavoice[finetune]"')
 ROOT = Path(__file__).parents[1]
@@ -61,21 +55,6 @@ def contents(path):
 
 def logits(path): return load_bundle(path, "cpu", "float32").first(PROBE, WHO)[0]
 
-
-def test_the_released_loss_is_the_golden_one(golden, expected):
-    checkpoint = torch.load(golden/"first_stage.pt", weights_only=True)
-    model = load_gpt(checkpoint["model"], convert_stage_config(checkpoint), "golden")
-    ids, who = torch.from_numpy(expected["fs_ids"]).long(), torch.from_numpy(expected["fs_spk"])
-    loss = first_stage_loss(model, ids[:,None], ids.roll(-1, 1), None, who, TokenLayout())["audio"].item()
-    assert loss == pytest.approx(float(expected["fs_loss"]), rel=1e-4)
-
-def test_text_and_padding_are_masked_unless_the_released_loss_is_wanted():
-    layout, rng = TokenLayout(), torch.Generator().manual_seed(0)
-    batch = [TokenizedUtterance([1, 2, 512], torch.randint(1024, (8, n), generator=rng), [], torch.empty(0), "a", n) for n in (20, 33)]
-    ids, targets = collate_finetuning(batch, layout, rng)
-    assert targets[0][targets[0] >= 0].tolist() == ids[0,0,3:3+40].tolist()+[layout.end_of_audio] and (targets[:,:2] == -100).all()
-    ids, targets = collate_finetuning(batch, layout, rng, released_loss=True)
-    assert torch.equal(targets, ids[:,0].roll(-1, 1))
 
 @pytest.mark.parametrize("method", ["last", "full", "lora"])
 def test_what_is_learnt_is_what_loads(tmp_path, settings, method):
