@@ -131,7 +131,7 @@ def add_output_arguments(
     command.add_argument('--plot', metavar='FILE', help="write a figure: .png, .svg or .pdf")
     command.add_argument('--out', metavar='DIR', help="write the clips into a new folder")
 
-# %% ../../nbs/cli/05_evaluate.ipynb #fb1f73f3
+# %% ../../nbs/cli/05_evaluate.ipynb #4fc0533d
 def add_evaluate_parser(
     commands,  # subparsers of argparse
     parents: list,  # parsers whose options the command takes too
@@ -147,7 +147,7 @@ def add_evaluate_parser(
     )
     add_input_arguments(command)
     add_output_arguments(command)
-    add_speech_arguments(command, leave_out=('voice', 'seed', 'steps'))
+    add_speech_arguments(command, leave_out=('voice', 'seed'))
     add_model_arguments(
         command, "sentences spoken at a time", "print no progress bar", optimise=False, batch_limit=10_000
     )

@@ -24,12 +24,12 @@ from .ui import add_ui_parser
 # %% auto #0
 __all__ = ['make_parser', 'main']
 
-# %% ../../nbs/cli/10_main.ipynb #62d5a85b
+# %% ../../nbs/cli/10_main.ipynb #5dac0958
 def make_parser() -> argparse.ArgumentParser:
     "Return the parser of all commands and their options."
     parser = Parser(
         'metavoice',
-        description="Text to speech with MetaVoice-1B. Without a GPU and a network, the small model nano speaks.",
+        description="Text to speech with MetaVoice-1B. Without a GPU and a network, use the included small model nano.",
         epilog=SYNTHESISE_EPILOG,
     )
     parser.set_defaults(interrupted='nothing was written')

@@ -17,12 +17,12 @@ def pretrain_stages() -> tuple:
 
     return 'all', *PRETRAIN_STAGES
 
-# %% ../../nbs/cli/06_pretrain.ipynb #546f72da
+# %% ../../nbs/cli/06_pretrain.ipynb #0f3a4e35
 PRETRAIN_EPILOG = """examples:
   metavoice pretrain --hours 3                     # train nano from scratch (needs flite and wordnet-base)
   metavoice pretrain --stage first --hours 5       # train one stage; the stages before it must be finished
   metavoice pretrain --start nano --hours 2        # continue the training of nano
-  metavoice pretrain --size tiny --steps 4         # try every stage in a minute
+  metavoice pretrain --size tiny --steps 4         # dry run of every stage
   metavoice synthesise "Hello." --model nano-run/bundle
 """
 

@@ -140,7 +140,8 @@ def test_streamed_codes_are_those_of_the_whole(tts, resolve):
     segment, = tts.segments(["Where is the red book?"], seed=5)
     source = LocalSource(tts.bundle, resolve(takes=1))
     (whole,), = source.codes([segment])
-    tokens, parts = [], list(next(source.stream([segment], 25, 19, tokens.append)))
+    tokens = []
+    parts = list(next(source.stream([segment], 25, 19, tokens.append)))
     assert all(torch.equal(codes, whole.codes[:, :codes.shape[1]]) for codes, _ in parts)
     assert parts[-1][1] and torch.equal(parts[-1][0], whole.codes)
     assert sum(tokens) == 2 * whole.codes.shape[1] + 1

@@ -59,9 +59,9 @@ def test_one_seed_one_audio(tts):
 
 
 def test_another_seed_gives_other_audio_and_a_batch_changes_nothing(tts):
-    alone = tts.synthesise(SHORT, seed=1, denoise=False)
+    alone = tts.synthesise(SHORT, seed=1, takes=2, denoise=False)
     assert alone.sample_rate == tts.bundle.codec.sample_rate
-    mixed = tts.synthesise([SHORT, FIVE[1], SHORT], seed=[1, 1, 2], denoise=False)
+    mixed = tts.synthesise([SHORT, FIVE[1], SHORT], seed=[1, 1, 2], takes=2, denoise=False)
     assert torch.equal(mixed[0].samples, alone.samples) and not torch.equal(mixed[2].samples, alone.samples)
 
 
@@ -80,16 +80,16 @@ def test_greedy_codes_ignore_the_seed(tts):
 
 def test_long_text_is_joined_with_pauses(tts):
     segments = tts.segments([FIVE[4]], seed=1)
-    codes, = tts.codes([FIVE[4]], seed=1)
-    audio = tts.synthesise(FIVE[4], seed=1, denoise=False, vocoder="codec")
+    codes, = tts.codes([FIVE[4]], seed=1, takes=1)
+    audio = tts.synthesise(FIVE[4], seed=1, takes=1, denoise=False, vocoder="codec")
     rate, hop = tts.bundle.codec.sample_rate, tts.bundle.codec.hop
     assert len(audio.samples) == sum(c.shape[1] for c in codes) * hop + sum(round(s.pause * rate) for s in segments)
 
 
 def test_progress_never_goes_back(tts):
     seen, timings = [], {}
-    audios = tts.synthesise(FIVE[:2], seed=1, batch_size=1, on_progress=lambda *p: seen.append(p), timings=timings,
-                            vocoder="codec")
+    audios = tts.synthesise(FIVE[:2], seed=1, takes=2, batch_size=1, vocoder="codec", timings=timings,
+                            on_progress=lambda *p: seen.append(p))
     assert len(audios) == 2
     for stage in {s for s, _, _ in seen}:
         done = [d for s, d, _ in seen if s == stage]
@@ -216,9 +216,9 @@ def needs_mbd(tts):
 
 
 def test_multi_band_diffusion_of_nano(tts, needs_mbd):
-    audio = tts.synthesise(SHORT, seed=1, vocoder="mbd", denoise=False)
+    audio = tts.synthesise(SHORT, seed=1, takes=2, vocoder="mbd", denoise=False)
     assert audio.samples.isfinite().all() and audio.samples.abs().max() > .05
-    chunks = list(tts.stream(SHORT, seed=1, vocoder="mbd", denoise=False))
+    chunks = list(tts.stream(SHORT, seed=1, takes=2, vocoder="mbd", denoise=False))
     assert len(chunks) == 1 and torch.equal(sound(chunks), audio.samples)
 
 
@@ -243,7 +243,7 @@ def test_a_model_without_diffusion(tmp_path):
 
 
 def test_a_missing_denoiser_is_noticed_before_any_work(monkeypatch, tts):
-    monkeypatch.setattr(deepfilter, "DF_WEIGHTS", deepfilter.DF_WEIGHTS.with_name("nowhere"))
+    monkeypatch.setattr(deepfilter, "DF_WEIGHTS_PATH", deepfilter.DF_WEIGHTS_PATH.with_name("nowhere"))
     deepfilter.load_deepfilternet.cache_clear()
     for call in (tts.synthesise, tts.stream):
         with pytest.raises(BundleError, match="nowhere"):

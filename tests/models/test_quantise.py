@@ -10,16 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-pytest.importorskip("torchao")
-
-from metavoice.bundle.load import load_bundle  # noqa: E402
-from metavoice.bundle.write import write_random_bundle  # noqa: E402
-from metavoice.core.devices import has_onednn_bfloat16, int8_backend, prefers_fbgemm  # noqa: E402
-from metavoice.core.errors import OptionError  # noqa: E402
-from metavoice.core.layout import TokenLayout  # noqa: E402
-from metavoice.generate.decoding import generate  # noqa: E402
-from metavoice.models.gpt import GPT, GPTConfig  # noqa: E402
-from metavoice.models.quantise import (  # noqa: E402
+from metavoice.bundle.load import load_bundle
+from metavoice.bundle.write import write_random_bundle
+from metavoice.core.devices import has_onednn_bfloat16, int8_backend, prefers_fbgemm
+from metavoice.core.errors import OptionError
+from metavoice.core.layout import TokenLayout
+from metavoice.generate.decoding import generate
+from metavoice.models.gpt import GPT, GPTConfig
+from metavoice.models.quantise import (
     FBGEMM_MAX_ROWS,
     INT4_GROUP_SIZE,
     PACKED,
@@ -34,6 +32,8 @@ from metavoice.models.quantise import (  # noqa: E402
     quantise_linear,
     repack,
 )
+
+pytest.importorskip("torchao")
 
 needs_fbgemm = pytest.mark.skipif(not prefers_fbgemm(), reason="this CPU has AMX or no FBGEMM")
 needs_int8 = pytest.mark.skipif(not int8_backend(), reason="this CPU has no VNNI")

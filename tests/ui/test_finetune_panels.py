@@ -47,10 +47,10 @@ def test_removing_a_recording_removes_its_files(panel, recordings):
 
 
 @pytest.mark.parametrize("name,data,words", [
-    ("a.wav", b"nothing", "in no format"),
+    ("a.wav", b"nothing", "in no supported format"),
     ("a.wav", b"", "empty"),
     ("a.txt", b"\xff\xfe\x00", "isn't UTF-8"),
-    ("a.exe", b"MZ", "in no format"),
+    ("a.exe", b"MZ", "in no supported format"),
 ])
 def test_bad_files_are_explained_and_not_kept(panel, name, data, words):
     panel.receive(name, data)
