@@ -3,9 +3,9 @@
     python tests/identical.py new.json
     python tests/identical.py new.json --compare old.json
 
-The hashes depend on the processor and on PyTorch, so both runs need the same machine. The calls use nano and a bundle of
-released files (shared/golden beside the repository) with a random EnCodec, which is made once in the folder named by
-METAVOICE_BASELINE (default: /tmp/baseline)."""
+The hashes depend on the processor and on PyTorch, so both runs need the same machine. The calls use nano and a bundle
+of released files (shared/golden beside the repository) with a random EnCodec, which is made once in the folder named
+by METAVOICE_BASELINE (default: /tmp/baseline)."""
 import os
 
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")

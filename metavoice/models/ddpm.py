@@ -16,103 +16,126 @@ from ..core.errors import OptionError
 # %% auto #0
 __all__ = ['SOLVERS', 'NoiseSchedule', 'add_noise', 'draw_noise', 'check_solver', 'sample_diffusion']
 
-# %% ../../nbs/models/10_ddpm.ipynb #225843af
+# %% ../../nbs/models/10_ddpm.ipynb #d3fa76d9
 @dataclass(frozen=True)
 class NoiseSchedule:
     "How much noise each step of the diffusion holds; the defaults are the released ones."
-    num_steps: int = 1000     # steps from the clean signal to noise
+
+    num_steps: int = 1000  # steps from the clean signal to noise
     beta_start: float = 1e-5  # variance that the first step adds
     beta_end: float = 2.9e-2  # variance that the last step adds
-    exponent: float = 7.5     # 1 is a straight line between them, more stays low for longer
-    clip: float = 5.          # the signal is held within ±clip after each step of sampling; 0 turns that off
-    noise_scale: float = 1.   # standard deviation of all noise
-    prediction: str = 'noise' # what the model guesses: 'noise' (all released models) or 'velocity'
+    exponent: float = 7.5  # 1 is a straight line between them, more stays low for longer
+    clip: float = 5.0  # the signal is held within ±clip after each step of sampling; 0 turns that off
+    noise_scale: float = 1.0  # standard deviation of all noise
+    prediction: str = 'noise'  # what the model guesses: 'noise' (all released models) or 'velocity'
 
     def __post_init__(self):
-        if self.prediction not in ('noise','velocity'): raise OptionError(f"unknown prediction {self.prediction!r}; use noise or velocity")
+        if self.prediction not in ('noise', 'velocity'):
+            raise OptionError(f"unknown prediction {self.prediction!r}; use noise or velocity")
 
     @property
-    def betas(self)->Tensor: # (num_steps,)
+    def betas(self) -> Tensor:  # (num_steps,)
         e = self.exponent
-        return torch.linspace(self.beta_start**(1/e), self.beta_end**(1/e), self.num_steps)**e
+        return torch.linspace(self.beta_start ** (1 / e), self.beta_end ** (1 / e), self.num_steps) ** e
+
     @property
-    def alphas(self)->Tensor: return 1 - self.betas
+    def alphas(self) -> Tensor:
+        return 1 - self.betas
+
     @property
-    def alpha_bars(self)->Tensor: # (num_steps,), float64: what is left of the signal's power
+    def alpha_bars(self) -> Tensor:  # (num_steps,), float64: what is left of the signal's power
         return self.alphas.double().cumprod(0)
 
-    def steps(self,
-        steps:int|list[int]=20, # how often to ask the model, or the steps to visit from high to low
-        start:int|None=None     # the step to begin at; the last one, pure noise, if None
-    )->list[int]: # the steps to visit; the last one is where sampling ends, it isn't asked for
+    def steps(
+        self,
+        steps: int | list[int] = 20,  # how often to ask the model, or the steps to visit from high to low
+        start: int | None = None,  # the step to begin at; the last one, pure noise, if None
+    ) -> list[int]:  # the steps to visit; the last one is where sampling ends, it isn't asked for
         "Evenly spaced steps (999, 949, … 49, 0 for 20 of 1000); raises `OptionError`."
-        if start is not None and not 1 <= start < self.num_steps: raise OptionError(f"diffusion from step {start}; use 1 to {self.num_steps-1}")
-        n = self.num_steps if start is None else start+1
+        if start is not None and not 1 <= start < self.num_steps:
+            raise OptionError(f"diffusion from step {start}; use 1 to {self.num_steps - 1}")
+        n = self.num_steps if start is None else start + 1
         if isinstance(steps, int):
-            if not 1 <= steps < n: raise OptionError(f"{steps} steps of diffusion; use 1 to {n-1}")
-            return [n-1 - i*n//steps for i in range(steps)] + [0]
+            if not 1 <= steps < n:
+                raise OptionError(f"{steps} steps of diffusion; use 1 to {n - 1}")
+            return [n - 1 - i * n // steps for i in range(steps)] + [0]
         steps = list(steps)
-        if len(steps)<2 or any(a<=b for a,b in zip(steps, steps[1:])) or steps[0]>=n or steps[-1]<0:
-            raise OptionError(f"steps of diffusion {steps}; give at least two, falling, within {n-1} to 0")
+        if len(steps) < 2 or any(a <= b for a, b in zip(steps, steps[1:])) or steps[0] >= n or steps[-1] < 0:
+            raise OptionError(f"steps of diffusion {steps}; give at least two, falling, within {n - 1} to 0")
         return steps
 
-# %% ../../nbs/models/10_ddpm.ipynb #97b6848d
+# %% ../../nbs/models/10_ddpm.ipynb #a538f302
 def add_noise(
-    clean:Tensor,           # (batch, channels, time), unit variance
-    noise:Tensor,           # like clean
-    steps:Tensor,           # (batch,), how far to go, 0 to num_steps-1
-    schedule:NoiseSchedule
-)->Tensor: # (batch, channels, time)
+    clean: Tensor,  # (batch, channels, time), unit variance
+    noise: Tensor,  # like clean
+    steps: Tensor,  # (batch,), how far to go, 0 to num_steps-1
+    schedule: NoiseSchedule,
+) -> Tensor:  # (batch, channels, time)
     "The noisy signal at the given steps, in one go (Ho et al. 2020, equation 4)."
     kept = schedule.alpha_bars.to(clean)[steps.to(clean.device)].view(-1, 1, 1)
-    return kept.sqrt()*clean + (1-kept).sqrt()*schedule.noise_scale*noise
+    return kept.sqrt() * clean + (1 - kept).sqrt() * schedule.noise_scale * noise
 
-# %% ../../nbs/models/10_ddpm.ipynb #36efe05b
+# %% ../../nbs/models/10_ddpm.ipynb #a52e1f1c
 def draw_noise(
-    shape:tuple,                                # (batch, ...)
-    generators:torch.Generator|list,            # one for the whole batch, or a list of one for each row
-    device:torch.device|str='cpu'               # where the noise is wanted
-)->Tensor: # standard normal
+    shape: tuple,  # (batch, ...)
+    generators: torch.Generator | list,  # one for the whole batch, or a list of one for each row
+    device: torch.device | str = 'cpu',  # where the noise is wanted
+) -> Tensor:  # standard normal
     "Noise from the given generators; raises `OptionError` unless there is one generator or one for each row."
-    if isinstance(generators, torch.Generator): return torch.randn(shape, generator=generators, device=generators.device).to(device)
-    if len(generators)!=shape[0]: raise OptionError(f"{len(generators)} generators for {shape[0]} rows; use one, or one for each row")
-    return torch.cat([torch.randn((1,*shape[1:]), generator=g, device=g.device) for g in generators]).to(device)
+    if isinstance(generators, torch.Generator):
+        return torch.randn(shape, generator=generators, device=generators.device).to(device)
+    if len(generators) != shape[0]:
+        raise OptionError(f"{len(generators)} generators for {shape[0]} rows; use one, or one for each row")
+    return torch.cat([torch.randn((1, *shape[1:]), generator=g, device=g.device) for g in generators]).to(device)
 
-# %% ../../nbs/models/10_ddpm.ipynb #d6c0b975
+# %% ../../nbs/models/10_ddpm.ipynb #8bcd8845
 SOLVERS = ('ancestral', 'multistep')
 
-def check_solver(solver:str):
+
+def check_solver(solver: str):
     "Raise `OptionError` for an unknown one."
-    if solver not in SOLVERS: raise OptionError(f"unknown solver {solver!r}; use one of {', '.join(SOLVERS)}")
+    if solver not in SOLVERS:
+        raise OptionError(f"unknown solver {solver!r}; use one of {', '.join(SOLVERS)}")
+
 
 @torch.no_grad()
 def sample_diffusion(
-    unet,                    # callable: (noisy, step, latent) -> the noise in it
-    schedule:NoiseSchedule,
-    start:Tensor,            # (batch, channels, time), what to start from, at the first of the steps; noise, usually
-    latent:Tensor|None,      # (batch, latent_dim, frames)
-    noise,                   # callable: shape -> fresh standard normal noise
-    steps:int|list[int]=20,  # how often to ask the model, or the steps to visit
-    on_progress=None,           # called after each step with (steps done, steps in all)
-    solver:str='ancestral'   # or multistep: no fresh noise, for few steps
-)->Tensor: # (batch, channels, time)
+    unet,  # callable: (noisy, step, latent) -> the noise in it
+    schedule: NoiseSchedule,
+    start: Tensor,  # (batch, channels, time), what to start from, at the first of the steps; noise, usually
+    latent: Tensor | None,  # (batch, latent_dim, frames)
+    noise,  # callable: shape -> fresh standard normal noise
+    steps: int | list[int] = 20,  # how often to ask the model, or the steps to visit
+    on_progress=None,  # called after each step with (steps done, steps in all)
+    solver: str = 'ancestral',  # or multistep: no fresh noise, for few steps
+) -> Tensor:  # (batch, channels, time)
     "From noise to a signal, step by step (Ho et al. 2020; velocity: Salimans and Ho 2022; multistep: DPM-Solver++(2M), Lu et al. 2022)."
     check_solver(solver)
     visited, bars = schedule.steps(steps), schedule.alpha_bars.tolist()
     pairs, before = list(zip(visited, visited[1:])), None
-    x = start.float()*schedule.noise_scale
-    for i,(t,s) in enumerate(pairs, 1):
-        beta = 1 - bars[t]/bars[s]
+    x = start.float() * schedule.noise_scale
+    for i, (t, s) in enumerate(pairs, 1):
+        beta = 1 - bars[t] / bars[s]
         guess = unet(x.to(start.dtype), t, latent).float()
-        guess = bars[t]**.5*guess + (1-bars[t])**.5*x if schedule.prediction=='velocity' else guess*schedule.noise_scale
-        if solver=='ancestral':
-            x = (x - beta/(1-bars[t])**.5*guess)/(1-beta)**.5
-            if i<len(pairs): x = x + (beta*(1-bars[s])/(1-bars[t]))**.5*schedule.noise_scale*noise(x.shape).to(x)
+        guess = (
+            bars[t] ** 0.5 * guess + (1 - bars[t]) ** 0.5 * x
+            if schedule.prediction == 'velocity'
+            else guess * schedule.noise_scale
+        )
+        if solver == 'ancestral':
+            x = (x - beta / (1 - bars[t]) ** 0.5 * guess) / (1 - beta) ** 0.5
+            if i < len(pairs):
+                x = x + (beta * (1 - bars[s]) / (1 - bars[t])) ** 0.5 * schedule.noise_scale * noise(x.shape).to(x)
         else:
-            clean = (x - (1-bars[t])**.5*guess)/bars[t]**.5
-            h = (math.log(bars[s]/(1-bars[s])) - math.log(bars[t]/(1-bars[t])))/2
-            better = clean if before is None or i==len(pairs) else clean + h/(2*before[1])*(clean-before[0])
-            x, before = ((1-bars[s])/(1-bars[t]))**.5*x - bars[s]**.5*math.expm1(-h)*better, (clean, h)
-        if schedule.clip: x = x.clamp(-schedule.clip, schedule.clip)
-        if on_progress is not None: on_progress(i, len(pairs))
+            clean = (x - (1 - bars[t]) ** 0.5 * guess) / bars[t] ** 0.5
+            h = (math.log(bars[s] / (1 - bars[s])) - math.log(bars[t] / (1 - bars[t]))) / 2
+            better = clean if before is None or i == len(pairs) else clean + h / (2 * before[1]) * (clean - before[0])
+            x, before = (
+                ((1 - bars[s]) / (1 - bars[t])) ** 0.5 * x - bars[s] ** 0.5 * math.expm1(-h) * better,
+                (clean, h),
+            )
+        if schedule.clip:
+            x = x.clamp(-schedule.clip, schedule.clip)
+        if on_progress is not None:
+            on_progress(i, len(pairs))
     return x

@@ -17,210 +17,266 @@ from ..core.errors import OptionError
 __all__ = ['UNetConfig', 'convolve_by_matmul', 'PackableConv', 'PackedConv1d', 'PackedConvTranspose1d', 'ResidualBlock',
            'make_residual_blocks', 'EncoderLevel', 'DecoderLevel', 'BiLSTM', 'UNet']
 
-# %% ../../nbs/models/09_unet.ipynb #bb95950a
+# %% ../../nbs/models/09_unet.ipynb #31c28c28
 @dataclass(frozen=True)
 class UNetConfig:
     "The shape of one band's U-Net; the defaults are the released ones."
-    latent_dim: int|None = 128   # channels of the codec's latent; None for a model without a condition
-    hidden: int = 48             # channels of the first level
-    depth: int = 4               # levels
-    growth: float = 4.           # each level has that many times the channels of the one before
-    kernel: int = 8              # width of the convolutions that change the rate
-    stride: int = 4              # each level is that many times shorter
-    res_blocks: int = 1          # residual blocks in a level, each with twice the dilation of the one before
-    norm_groups: int = 4         # groups of the group norm
-    max_channels: int = 10_000   # no level gets wider than that
-    dropout: float = 0.
-    num_steps: int = 1000        # steps that there are embeddings for
+
+    latent_dim: int | None = 128  # channels of the codec's latent; None for a model without a condition
+    hidden: int = 48  # channels of the first level
+    depth: int = 4  # levels
+    growth: float = 4.0  # each level has that many times the channels of the one before
+    kernel: int = 8  # width of the convolutions that change the rate
+    stride: int = 4  # each level is that many times shorter
+    res_blocks: int = 1  # residual blocks in a level, each with twice the dilation of the one before
+    norm_groups: int = 4  # groups of the group norm
+    max_channels: int = 10_000  # no level gets wider than that
+    dropout: float = 0.0
+    num_steps: int = 1000  # steps that there are embeddings for
     emb_all_layers: bool = True  # an embedding of the step after each level; after the first only, otherwise
-    bilstm: bool = False         # an LSTM in both directions at the bottleneck
-    channels: int = 1            # of the audio
+    bilstm: bool = False  # an LSTM in both directions at the bottleneck
+    channels: int = 1  # of the audio
 
     @property
-    def widths(self)->list[int]: # channels of the signal and of each level
+    def widths(self) -> list[int]:  # channels of the signal and of each level
         widths = [self.channels, self.hidden]
-        while len(widths) <= self.depth: widths.append(min(int(widths[-1]*self.growth), self.max_channels))
+        while len(widths) <= self.depth:
+            widths.append(min(int(widths[-1] * self.growth), self.max_channels))
         return widths
 
-# %% ../../nbs/models/09_unet.ipynb #a1aa7907
+# %% ../../nbs/models/09_unet.ipynb #0a712571
 def convolve_by_matmul(
-    weight:Tensor,    # (out, pieces·in), the pieces side by side
-    x:Tensor,         # (batch, in, columns)
-    shifts:list[int], # for each piece, which column of x goes to column 0
-    length:int,       # columns wanted
-    bias:Tensor|None=None
-)->Tensor: # (batch, out, length) in the format of x
+    weight: Tensor,  # (out, pieces·in), the pieces side by side
+    x: Tensor,  # (batch, in, columns)
+    shifts: list[int],  # for each piece, which column of x goes to column 0
+    length: int,  # columns wanted
+    bias: Tensor | None = None,
+) -> Tensor:  # (batch, out, length) in the format of x
     "Sum of one matrix product for each piece of a kernel; columns outside of x count as zero."
     pieces = weight.chunk(len(shifts), 1)
-    spans = [(max(0,-s), max(0, min(length, x.shape[-1]-s)), s) for s in shifts]
-    if weight.dtype!=x.dtype: # narrow weights: all pieces in one product, which is rounded once
+    spans = [(max(0, -s), max(0, min(length, x.shape[-1] - s)), s) for s in shifts]
+    if weight.dtype != x.dtype:  # narrow weights: all pieces in one product, which is rounded once
         wide = x.new_zeros(len(x), len(shifts), x.shape[1], length, dtype=weight.dtype)
-        for i,(a,b,s) in enumerate(spans): wide[:,i,:,a:b] = x[...,a+s:b+s]
-        out = torch.stack([weight@row for row in wide.flatten(1,2)]).to(x.dtype)
-        return out if bias is None else out.add_(bias[:,None])
-    out, order = x.new_empty(len(x), len(weight), length), sorted(range(len(shifts)), key=lambda i: spans[i][0]-spans[i][1]) # the widest goes first
-    for row,into in zip(x, out):
+        for i, (a, b, s) in enumerate(spans):
+            wide[:, i, :, a:b] = x[..., a + s : b + s]
+        out = torch.stack([weight @ row for row in wide.flatten(1, 2)]).to(x.dtype)
+        return out if bias is None else out.add_(bias[:, None])
+    out, order = (
+        x.new_empty(len(x), len(weight), length),
+        sorted(range(len(shifts)), key=lambda i: spans[i][0] - spans[i][1]),
+    )  # the widest goes first
+    for row, into in zip(x, out):
         for i in order:
             a, b, s = spans[i]
-            if i!=order[0]: into[:,a:b].addmm_(pieces[i], row[:,a+s:b+s])
-            else: into[:,:a].zero_(), into[:,b:].zero_(), torch.mm(pieces[i], row[:,a+s:b+s], out=into[:,a:b])
-    return out if bias is None else out.add_(bias[:,None])
+            if i != order[0]:
+                into[:, a:b].addmm_(pieces[i], row[:, a + s : b + s])
+            else:
+                into[:, :a].zero_(), into[:, b:].zero_(), torch.mm(pieces[i], row[:, a + s : b + s], out=into[:, a:b])
+    return out if bias is None else out.add_(bias[:, None])
+
 
 class PackableConv:
     "A convolution that keeps its weights in the shape of matrix products too, once `pack` was called."
-    packed = None # (the weights it was made of, their version, the packed ones)
 
-    def pack(self, dtype:torch.dtype|None=torch.float32):
+    packed = None  # (the weights it was made of, their version, the packed ones)
+
+    def pack(self, dtype: torch.dtype | None = torch.float32):
         "Makes the packed copy of the weights, or drops it (None); a kernel that isn't a multiple of the stride has none."
         self.packed = None
-        if dtype is None or self.kernel_size[0]%self.stride[0] or self.groups!=1 or (self.stride[0]>1 and self.dilation[0]>1): return
+        if (
+            dtype is None
+            or self.kernel_size[0] % self.stride[0]
+            or self.groups != 1
+            or (self.stride[0] > 1 and self.dilation[0] > 1)
+        ):
+            return
         w = self.weight.detach()
         self.packed = w, w._version, self.arrange_weight(w.unflatten(2, (-1, self.stride[0]))).to(dtype).contiguous()
 
-    def packed_weight(self)->Tensor|None:
+    def packed_weight(self) -> Tensor | None:
         "The packed weights, if they are there and may be used."
-        if self.packed is None or torch.is_grad_enabled(): return None
+        if self.packed is None or torch.is_grad_enabled():
+            return None
         source, version, packed = self.packed
-        same = source.data_ptr()==self.weight.data_ptr() and version==self.weight._version and packed.device==self.weight.device
+        same = (
+            source.data_ptr() == self.weight.data_ptr()
+            and version == self.weight._version
+            and packed.device == self.weight.device
+        )
         return packed if same else None
+
 
 class PackedConv1d(PackableConv, nn.Conv1d):
     "`nn.Conv1d`, or matrix products."
-    def arrange_weight(self, w): return w.permute(0,2,1,3).flatten(1) # (out, in, pieces, stride) -> (out, pieces·in·stride)
 
-    def forward(self, x:Tensor)->Tensor:
+    def arrange_weight(self, w):
+        return w.permute(0, 2, 1, 3).flatten(1)  # (out, in, pieces, stride) -> (out, pieces·in·stride)
+
+    def forward(self, x: Tensor) -> Tensor:
         w, p, s = self.packed_weight(), self.padding[0], self.stride[0]
-        if w is None: return super().forward(x)
-        if s==1:
-            shifts = [i*self.dilation[0]-p for i in range(self.kernel_size[0])]
-            return convolve_by_matmul(w, x, shifts, x.shape[-1]+shifts[0]-shifts[-1]+2*p, self.bias)
-        pieces, columns = self.kernel_size[0]//s, (x.shape[-1]+2*p)//s
-        x = F.pad(x, (p, p))[...,:columns*s].unflatten(-1, (columns,s)).transpose(2,3).flatten(1,2)
-        return convolve_by_matmul(w, x, list(range(pieces)), columns-pieces+1, self.bias)
+        if w is None:
+            return super().forward(x)
+        if s == 1:
+            shifts = [i * self.dilation[0] - p for i in range(self.kernel_size[0])]
+            return convolve_by_matmul(w, x, shifts, x.shape[-1] + shifts[0] - shifts[-1] + 2 * p, self.bias)
+        pieces, columns = self.kernel_size[0] // s, (x.shape[-1] + 2 * p) // s
+        x = F.pad(x, (p, p))[..., : columns * s].unflatten(-1, (columns, s)).transpose(2, 3).flatten(1, 2)
+        return convolve_by_matmul(w, x, list(range(pieces)), columns - pieces + 1, self.bias)
+
 
 class PackedConvTranspose1d(PackableConv, nn.ConvTranspose1d):
     "`nn.ConvTranspose1d`, or matrix products."
-    def arrange_weight(self, w): return w.permute(1,3,2,0).flatten(2).flatten(0,1) # (in, out, pieces, stride) -> (out·stride, pieces·in)
 
-    def forward(self, x:Tensor)->Tensor:
+    def arrange_weight(self, w):
+        return w.permute(1, 3, 2, 0).flatten(2).flatten(0, 1)  # (in, out, pieces, stride) -> (out·stride, pieces·in)
+
+    def forward(self, x: Tensor) -> Tensor:
         w, p, s = self.packed_weight(), self.padding[0], self.stride[0]
-        if w is None: return super().forward(x)
-        pieces = self.kernel_size[0]//s
-        y = convolve_by_matmul(w, x, [-i for i in range(pieces)], x.shape[-1]+pieces-1).unflatten(1, (-1,s)).transpose(2,3).flatten(2)
-        return y[..., p:y.shape[-1]-p] if self.bias is None else y[..., p:y.shape[-1]-p] + self.bias[:,None]
+        if w is None:
+            return super().forward(x)
+        pieces = self.kernel_size[0] // s
+        y = (
+            convolve_by_matmul(w, x, [-i for i in range(pieces)], x.shape[-1] + pieces - 1)
+            .unflatten(1, (-1, s))
+            .transpose(2, 3)
+            .flatten(2)
+        )
+        return y[..., p : y.shape[-1] - p] if self.bias is None else y[..., p : y.shape[-1] - p] + self.bias[:, None]
 
-# %% ../../nbs/models/09_unet.ipynb #d37525b1
+# %% ../../nbs/models/09_unet.ipynb #31c59948
 class ResidualBlock(nn.Module):
     "Two convolutions of width 3 whose result is added to the input."
-    def __init__(self,
-        channels:int,
-        config:UNetConfig,
-        dilation:int=1  # gap between the three taps
+
+    def __init__(
+        self,
+        channels: int,
+        config: UNetConfig,
+        dilation: int = 1,  # gap between the three taps
     ):
         super().__init__()
-        for i in (1,2):
+        for i in (1, 2):
             setattr(self, f'norm{i}', nn.GroupNorm(config.norm_groups, channels))
             setattr(self, f'conv{i}', PackedConv1d(channels, channels, 3, padding=dilation, dilation=dilation))
         self.dropout = nn.Dropout1d(config.dropout)
 
-    def forward(self, x:Tensor)->Tensor: # (batch, channels, time), both
+    def forward(self, x: Tensor) -> Tensor:  # (batch, channels, time), both
         h = self.dropout(self.conv1(F.relu(self.norm1(x), inplace=True)))
         return x + self.dropout(self.conv2(F.relu(self.norm2(h), inplace=True)))
 
-# %% ../../nbs/models/09_unet.ipynb #d9c826dd
-def make_residual_blocks(
-    channels:int,
-    config:UNetConfig
-)->nn.Sequential:
+# %% ../../nbs/models/09_unet.ipynb #ab805eae
+def make_residual_blocks(channels: int, config: UNetConfig) -> nn.Sequential:
     "The residual blocks of one level, with dilations 1, 2, 4, …"
     return nn.Sequential(*[ResidualBlock(channels, config, 2**i) for i in range(config.res_blocks)])
 
+
 class EncoderLevel(nn.Module):
     "Shorten by the stride, then look at the result with residual blocks."
-    def __init__(self, chin:int, chout:int, config:UNetConfig):
+
+    def __init__(self, chin: int, chout: int, config: UNetConfig):
         super().__init__()
         self.stride = config.stride
-        self.conv = PackedConv1d(chin, chout, config.kernel, config.stride, (config.kernel-config.stride)//2, bias=False)
+        self.conv = PackedConv1d(
+            chin, chout, config.kernel, config.stride, (config.kernel - config.stride) // 2, bias=False
+        )
         self.norm = nn.GroupNorm(config.norm_groups, chout)
         self.res_blocks = make_residual_blocks(chout, config)
 
-    def forward(self, x:Tensor)->Tensor: # (batch, chin, time) -> (batch, chout, ⌈time/stride⌉)
+    def forward(self, x: Tensor) -> Tensor:  # (batch, chin, time) -> (batch, chout, ⌈time/stride⌉)
         x = F.pad(x, (0, -x.shape[-1] % self.stride))
         return self.res_blocks(F.relu(self.norm(self.conv(x)), inplace=True))
 
+
 class DecoderLevel(nn.Module):
     "Residual blocks, then lengthen by the stride."
-    def __init__(self, chin:int, chout:int, config:UNetConfig):
+
+    def __init__(self, chin: int, chout: int, config: UNetConfig):
         super().__init__()
         self.res_blocks = make_residual_blocks(chin, config)
         self.norm = nn.GroupNorm(config.norm_groups, chin)
-        self.convtr = PackedConvTranspose1d(chin, chout, config.kernel, config.stride, (config.kernel-config.stride)//2, bias=False)
+        self.convtr = PackedConvTranspose1d(
+            chin, chout, config.kernel, config.stride, (config.kernel - config.stride) // 2, bias=False
+        )
 
-    def forward(self, x:Tensor)->Tensor: # (batch, chin, time) -> (batch, chout, stride·time)
+    def forward(self, x: Tensor) -> Tensor:  # (batch, chin, time) -> (batch, chout, stride·time)
         return self.convtr(F.relu(self.norm(self.res_blocks(x)), inplace=True))
 
-# %% ../../nbs/models/09_unet.ipynb #967b5673
+# %% ../../nbs/models/09_unet.ipynb #4fdf54aa
 class BiLSTM(nn.Module):
     "Two layers of LSTM in both directions, back to the width of the input."
-    def __init__(self, channels:int):
+
+    def __init__(self, channels: int):
         super().__init__()
         self.lstm = nn.LSTM(channels, channels, num_layers=2, bidirectional=True)
-        self.linear = nn.Linear(2*channels, channels)
+        self.linear = nn.Linear(2 * channels, channels)
 
-    def forward(self, x:Tensor)->Tensor: # (batch, channels, time), both
+    def forward(self, x: Tensor) -> Tensor:  # (batch, channels, time), both
         return self.linear(self.lstm(x.permute(2, 0, 1))[0]).permute(1, 2, 0)
 
-# %% ../../nbs/models/09_unet.ipynb #10d54e9c
+# %% ../../nbs/models/09_unet.ipynb #8728237d
 class UNet(nn.Module):
     "Guesses the noise in a noisy signal from the step and the codec's latent."
-    def __init__(self, config:UNetConfig):
+
+    def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
         levels = list(zip(config.widths, config.widths[1:]))
-        self.encoders = nn.ModuleList([EncoderLevel(a, b, config) for a,b in levels])
-        self.decoders = nn.ModuleList([DecoderLevel(b, a, config) for a,b in reversed(levels)])
+        self.encoders = nn.ModuleList([EncoderLevel(a, b, config) for a, b in levels])
+        self.decoders = nn.ModuleList([DecoderLevel(b, a, config) for a, b in reversed(levels)])
         self.embedding = nn.Embedding(config.num_steps, config.hidden)
         if config.emb_all_layers:
-            self.embeddings = nn.ModuleList([nn.Embedding(config.num_steps, b) for _,b in levels[1:]])
+            self.embeddings = nn.ModuleList([nn.Embedding(config.num_steps, b) for _, b in levels[1:]])
         self.bilstm = BiLSTM(config.widths[-1]) if config.bilstm else None
-        if config.latent_dim is not None: self.conv_codec = nn.Conv1d(config.latent_dim, config.widths[-1], 1)
+        if config.latent_dim is not None:
+            self.conv_codec = nn.Conv1d(config.latent_dim, config.widths[-1], 1)
 
-    def condition(self, latent:Tensor|None, length:int)->Tensor: # (batch, widest, length)
+    def condition(self, latent: Tensor | None, length: int) -> Tensor:  # (batch, widest, length)
         "The latent at the bottleneck's width and rate; raises `OptionError` for one that doesn't fit."
         dim = self.config.latent_dim
-        if latent is None or latent.dim()!=3 or latent.shape[1]!=dim:
-            raise OptionError(f"latent of shape {None if latent is None else tuple(latent.shape)}; use (batch, {dim}, frames)")
-        if latent.shape[-1] > 2*length:
-            raise OptionError(f"{latent.shape[-1]} frames of latent for {length} columns; use at most {2*length}, or a longer signal")
-        return F.interpolate(self.conv_codec(latent), length) # nearest
+        if latent is None or latent.dim() != 3 or latent.shape[1] != dim:
+            raise OptionError(
+                f"latent of shape {None if latent is None else tuple(latent.shape)}; use (batch, {dim}, frames)"
+            )
+        if latent.shape[-1] > 2 * length:
+            raise OptionError(
+                f"{latent.shape[-1]} frames of latent for {length} columns; use at most {2 * length}, or a longer signal"
+            )
+        return F.interpolate(self.conv_codec(latent), length)  # nearest
 
-    def columns(self, length:int)->int:
+    def columns(self, length: int) -> int:
         "How many columns the bottleneck has for so many samples."
-        for _ in range(self.config.depth): length = -(-length//self.config.stride)
+        for _ in range(self.config.depth):
+            length = -(-length // self.config.stride)
         return length
 
-    def pack(self,
-        dtype:torch.dtype|None=torch.float32, # of the products; None: not packed
-        min_weights:int=2**16                    # convolutions of fewer weights stay float32: rounding them costs more than it saves
+    def pack(
+        self,
+        dtype: torch.dtype | None = torch.float32,  # of the products; None: not packed
+        min_weights: int = 2**16,  # convolutions of fewer weights stay float32: rounding them costs more than it saves
     ):
         "Packs all convolutions, so that they are matrix products where nothing is being trained."
         for m in self.modules():
-            if isinstance(m, PackableConv): m.pack(dtype if dtype is None or m.weight.numel()>=min_weights else torch.float32)
+            if isinstance(m, PackableConv):
+                m.pack(dtype if dtype is None or m.weight.numel() >= min_weights else torch.float32)
 
-    def forward(self,
-        x:Tensor,                    # (batch, channels, time), noisy
-        step:int|Tensor,             # the step x is at, or one for each row (batch,)
-        latent:Tensor|None=None,     # (batch, latent_dim, frames)
-        condition:Tensor|None=None   # what `condition` made of the latent, where it is asked for many steps
-    )->Tensor: # (batch, channels, time), the noise in x
+    def forward(
+        self,
+        x: Tensor,  # (batch, channels, time), noisy
+        step: int | Tensor,  # the step x is at, or one for each row (batch,)
+        latent: Tensor | None = None,  # (batch, latent_dim, frames)
+        condition: Tensor | None = None,  # what `condition` made of the latent, where it is asked for many steps
+    ) -> Tensor:  # (batch, channels, time), the noise in x
         step = torch.as_tensor(step, device=x.device).expand(len(x))
         z, skips = x, []
-        for i,encoder in enumerate(self.encoders):
+        for i, encoder in enumerate(self.encoders):
             z = encoder(z)
-            if i==0: z = z + self.embedding(step)[..., None]
-            elif self.config.emb_all_layers: z = z + self.embeddings[i-1](step)[..., None]
+            if i == 0:
+                z = z + self.embedding(step)[..., None]
+            elif self.config.emb_all_layers:
+                z = z + self.embeddings[i - 1](step)[..., None]
             skips.append(z)
-        if self.config.latent_dim is not None: z = skips[-1] = z + (self.condition(latent, z.shape[-1]) if condition is None else condition)
+        if self.config.latent_dim is not None:
+            z = skips[-1] = z + (self.condition(latent, z.shape[-1]) if condition is None else condition)
         z = self.bilstm(z) if self.bilstm is not None else torch.zeros_like(z)
-        for decoder,skip in zip(self.decoders, reversed(skips)): z = decoder(z[..., :skip.shape[-1]] + skip)
-        return z[..., :x.shape[-1]]
+        for decoder, skip in zip(self.decoders, reversed(skips)):
+            z = decoder(z[..., : skip.shape[-1]] + skip)
+        return z[..., : x.shape[-1]]

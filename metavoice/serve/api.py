@@ -41,20 +41,23 @@ from .voice_store import UnknownVoice, VoiceStore, VoiceTaken
 # %% auto #0
 __all__ = ['STATUS_MESSAGES', 'FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'SpeechAPI']
 
-# %% ../../nbs/serve/12_api.ipynb #3a59ae10
+# %% ../../nbs/serve/12_api.ipynb #610606b0
 class SpeechAPI:
     "The state and the handlers of a server for one model."
-    def __init__(self,
+
+    def __init__(
+        self,
         config: ServerConfig,
         tts: TTS | None = None,  # None loads the model of the configuration
     ):
         self.config, self.created = config, int(time.time())
         self.tts = tts or TTS.from_pretrained(
-            config.model, device=config.device, dtype=config.dtype, quantise=config.quantise, compile=config.compile)
+            config.model, device=config.device, dtype=config.dtype, quantise=config.quantise, compile=config.compile
+        )
         bundle = self.tts.bundle
         self.name, self.metrics, self.speech_service = bundle.name, Metrics(), None
         self.status, self.failure = 'loading', None
-        folder = config.voices or user_data_path('metavoice', appauthor=False)/'voices'
+        folder = config.voices or user_data_path('metavoice', appauthor=False) / 'voices'
         self.store = VoiceStore(folder, config.max_voices, bundle.voices)
         self.allowed_urls = tuple(map(AllowedURL.parse, config.fetch_from))
         self.limits, self.model_voices = AudioLimits(config.max_seconds, config.max_channels), {}
@@ -88,7 +91,7 @@ class SpeechAPI:
             self.speech_service.close()
         self.readers.shutdown(cancel_futures=True)
 
-# %% ../../nbs/serve/12_api.ipynb #0922edc6
+# %% ../../nbs/serve/12_api.ipynb #19f25820
 @patch
 def load(self: SpeechAPI):
     "Load the model, start the speech service and generate a first sentence; raises what loading raises."
@@ -98,7 +101,8 @@ def load(self: SpeechAPI):
     self.tts.load_parts(self.options)
     self.model_voices = {name: self.tts.voice(name) for name in self.tts.bundle.voices}
     self.speech_service = SpeechService(
-        self.tts, config.max_batch, config.queue, config.decode_workers, config.groups, self.metrics.rows.observe)
+        self.tts, config.max_batch, config.queue, config.decode_workers, config.groups, self.metrics.rows.observe
+    )
     voice = next(iter(self.model_voices.values()), Voice(torch.zeros(256)))
     job = self._make_job(self.tts.segments(["Good morning."], voice, 1), self.options, self.chunk)
     self.speech_service.submit(job)
@@ -115,7 +119,7 @@ def _make_job(self: SpeechAPI, segments: list, options: SpeechOptions, chunk: fl
         options = replace(options, takes=1)
     return SpeechJob(segments, options, chunk, **dict(deterministic=False) | kwargs)
 
-# %% ../../nbs/serve/12_api.ipynb #bf26cf33
+# %% ../../nbs/serve/12_api.ipynb #727216da
 STATUS_MESSAGES = dict(loading="the model is loading; retry in a moment", stopping="the server is stopping")
 
 
@@ -131,8 +135,9 @@ def check_ready(self: SpeechAPI):
 def check_model(self: SpeechAPI, model: str):
     "Raise `APIError` for a model that isn't served."
     if model != self.name:
-        raise APIError(404, f"there is no model {model[:80]!r}; this server has {self.name!r}", 'model_not_found',
-                       'model')
+        raise APIError(
+            404, f"there is no model {model[:80]!r}; this server has {self.name!r}", 'model_not_found', 'model'
+        )
 
 
 @patch
@@ -147,9 +152,10 @@ def check_text(self: SpeechAPI, text: str) -> str:
         raise TextError(f"the text has a lone surrogate at position {e.start}; send valid Unicode") from None
     return text
 
-# %% ../../nbs/serve/12_api.ipynb #71cfd833
+# %% ../../nbs/serve/12_api.ipynb #8234813b
 @patch
-def find_voice(self: SpeechAPI,
+def find_voice(
+    self: SpeechAPI,
     key: str | None,  # a voice of the model, or the id or name of a registered one; None for the model's first
 ) -> Voice:
     "Return a voice; raises `UnknownVoice`."
@@ -175,12 +181,13 @@ async def voice_from_upload(self: SpeechAPI, file: UploadFile) -> Voice:
 @patch
 async def voice_from_url(self: SpeechAPI, url: str) -> Voice:
     "Return the voice of a recording at an allowed URL."
-    recording = await fetch_recording(url, self.allowed_urls, int(1e6*self.config.max_upload))
+    recording = await fetch_recording(url, self.allowed_urls, int(1e6 * self.config.max_upload))
     return await self.run_in_reader(self.embed_recording, *recording)
 
-# %% ../../nbs/serve/12_api.ipynb #6ff9ecfb
+# %% ../../nbs/serve/12_api.ipynb #e5212516
 @patch
-async def start_speech(self: SpeechAPI,
+async def start_speech(
+    self: SpeechAPI,
     request: Request,
     text: str,
     voice: Voice,
@@ -203,23 +210,29 @@ async def start_speech(self: SpeechAPI,
     deterministic = seed is not None
     encoder = StreamEncoder(format, 48_000 if options.denoise else self.tts.bundle.codec.sample_rate)
     job = self._make_job(
-        segments, options, None if whole or deterministic else self.chunk, deterministic=deterministic,
-        encoder=encoder, deadline=time.monotonic() + self.config.timeout, on_ready=on_ready)
+        segments,
+        options,
+        None if whole or deterministic else self.chunk,
+        deterministic=deterministic,
+        encoder=encoder,
+        deadline=time.monotonic() + self.config.timeout,
+        on_ready=on_ready,
+    )
     log_text = text if self.config.log_text else None
     about.update(format=format, characters=len(text), pieces=len(segments), text=log_text)
     tokens = sum(len(segment.ids) for segment in segments)
-    return SpeechResponse(
-        job, ready, self.speech_service, self.metrics, about, STREAM_MEDIA_TYPES[format], sse, tokens)
+    return SpeechResponse(job, ready, self.speech_service, self.metrics, about, STREAM_MEDIA_TYPES[format], sse, tokens)
 
-# %% ../../nbs/serve/12_api.ipynb #92ff66ba
+# %% ../../nbs/serve/12_api.ipynb #2f5d91c2
 @patch
 async def speech(self: SpeechAPI, request: Request, body: SpeechRequest):
     "Speak a text. The audio is sent while it is generated."
     self.check_ready()
     self.check_model(body.model)
     if body.speed != 1:
-        raise APIError(400, f"speed is {body.speed!r}; use 1, because time stretching degrades the audio", 'option',
-                       'speed')
+        raise APIError(
+            400, f"speed is {body.speed!r}; use 1, because time stretching degrades the audio", 'option', 'speed'
+        )
     if body.instructions:
         raise APIError(400, "instructions aren't supported by this model; leave them out", 'option', 'instructions')
     text = self.check_text(body.input)
@@ -227,19 +240,27 @@ async def speech(self: SpeechAPI, request: Request, body: SpeechRequest):
     voice = await self.run_in_reader(self.find_voice, key)
     options = self.make_options(**{name: getattr(body, name) for name in SAMPLING_FIELDS})
     return await self.start_speech(
-        request, text, voice, options, body.response_format, body.seed, sse=body.stream_format == 'sse')
+        request, text, voice, options, body.response_format, body.seed, sse=body.stream_format == 'sse'
+    )
 
-# %% ../../nbs/serve/12_api.ipynb #470f96de
+# %% ../../nbs/serve/12_api.ipynb #b9a0f66c
 FormText = Annotated[str, Form(description="What to say.", min_length=1)]
-FormVoice = Annotated[str | None, Form(
-    description="A voice of the model, the id or name of a registered one, or an allowed URL of a recording.",
-    max_length=2000)]
-FormRecording = Annotated[UploadFile | None, File(
-    description="A recording of the voice, in place of `speaker_ref_path`: wav, flac, ogg or mp3.")]
+FormVoice = Annotated[
+    str | None,
+    Form(
+        description="A voice of the model, the id or name of a registered one, or an allowed URL of a recording.",
+        max_length=2000,
+    ),
+]
+FormRecording = Annotated[
+    UploadFile | None,
+    File(description="A recording of the voice, in place of `speaker_ref_path`: wav, flac, ogg or mp3."),
+]
 
 
 @patch
-async def tts_form(self: SpeechAPI,
+async def tts_form(
+    self: SpeechAPI,
     request: Request,
     text: FormText,
     speaker_ref_path: FormVoice = None,
@@ -251,8 +272,9 @@ async def tts_form(self: SpeechAPI,
     self.check_ready()
     text = self.check_text(text)
     if speaker_ref_path and audiodata:
-        raise APIError(400, "speaker_ref_path and audiodata are both given; send one of them", 'option',
-                       'speaker_ref_path')
+        raise APIError(
+            400, "speaker_ref_path and audiodata are both given; send one of them", 'option', 'speaker_ref_path'
+        )
     options = self.make_options(guidance=guidance, top_p=top_p)
     if audiodata:
         voice = await self.voice_from_upload(audiodata)
@@ -262,12 +284,15 @@ async def tts_form(self: SpeechAPI,
         voice = await self.run_in_reader(self.find_voice, speaker_ref_path or None)
     return await self.start_speech(request, text, voice, options, 'wav', whole=True)
 
-# %% ../../nbs/serve/12_api.ipynb #33ff88fb
-VoiceName = Annotated[str, Form(
-    description="Up to 64 letters, digits, spaces, _, - and .", max_length=200)]
-VoiceFile = Annotated[UploadFile, File(
-    description="A recording: wav, flac, ogg or mp3, ideally 30 seconds of clean speech. Please register only voices "
-    "whose owners agree.")]
+# %% ../../nbs/serve/12_api.ipynb #5bce6fb5
+VoiceName = Annotated[str, Form(description="Up to 64 letters, digits, spaces, _, - and .", max_length=200)]
+VoiceFile = Annotated[
+    UploadFile,
+    File(
+        description="A recording: wav, flac, ogg or mp3, ideally 30 seconds of clean speech. Please register only "
+        "voices whose owners agree."
+    ),
+]
 
 
 @patch

@@ -37,9 +37,10 @@ __all__ = ['TTS_ERRORS', 'SOUND', 'WAV', 'METRICS', 'PROBE', 'RAW', 'ROUTES', 'R
            'error_handler', 'add_error_handlers', 'make_lifespan', 'make_app', 'Server', 'address_error', 'run_server',
            'start_server']
 
-# %% ../../nbs/serve/13_app.ipynb #3959afca
+# %% ../../nbs/serve/13_app.ipynb #25577c09
 class Route(NamedTuple):
     "A route of the API."
+
     path: str
     handler: str  # method of `SpeechAPI`; also the OpenAPI operation id and the key of the curl example
     method: str = 'GET'
@@ -75,12 +76,13 @@ ROUTES = [
     Route('/metrics', 'metrics_route', responses={200: METRICS}, options=RAW),
 ]
 
-# %% ../../nbs/serve/13_app.ipynb #4f9cfa5b
+# %% ../../nbs/serve/13_app.ipynb #5050cf15
 def add_routes(app: FastAPI, service: SpeechAPI):
     "Add the routes of the API and the documentation page."
     config = service.config
-    example = dict(url=f'http://{config.host}:{config.port}', model=service.name,
-                   voice=next(iter(service.tts.bundle.voices), 'me'))
+    example = dict(
+        url=f'http://{config.host}:{config.port}', model=service.name, voice=next(iter(service.tts.bundle.voices), 'me')
+    )
     for route in ROUTES:
         statuses = (*route.errors, 403, 421)
         if route.path not in PUBLIC_PATHS:
@@ -89,12 +91,18 @@ def add_routes(app: FastAPI, service: SpeechAPI):
         for status in statuses:
             errors[status] = dict(model=schema.ErrorResponse, description=schema.STATUS_DESCRIPTIONS[status])
         app.add_api_route(
-            route.path, getattr(service, route.handler), methods=[route.method], operation_id=route.handler,
+            route.path,
+            getattr(service, route.handler),
+            methods=[route.method],
+            operation_id=route.handler,
             responses=errors | route.responses,
-            openapi_extra={'x-example': schema.CURL_EXAMPLES[route.handler].format(**example)}, **route.options)
+            openapi_extra={'x-example': schema.CURL_EXAMPLES[route.handler].format(**example)},
+            **route.options,
+        )
     policy = {'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'"}
-    app.add_api_route('/docs', lambda: HTMLResponse(schema.render_docs_page(app.openapi()), headers=policy),
-                      include_in_schema=False)
+    app.add_api_route(
+        '/docs', lambda: HTMLResponse(schema.render_docs_page(app.openapi()), headers=policy), include_in_schema=False
+    )
     app.openapi = lambda: schema.build_openapi(app, bool(config.api_keys))
 
 
@@ -102,6 +110,7 @@ def error_handler(
     convert,  # called with an exception; returns an `APIError`
 ):
     "Return an exception handler for FastAPI."
+
     async def handler(request, error):
         found = convert(error)
         if found.status == 500:
@@ -114,15 +123,18 @@ def error_handler(
 def add_error_handlers(app: FastAPI):
     "Answer exceptions in OpenAI's format."
     conversions = {
-        RequestValidationError: from_validation_error, HTTPException: from_http_exception,
-        APIError: APIError.from_exception, MetaVoiceError: APIError.from_exception,
+        RequestValidationError: from_validation_error,
+        HTTPException: from_http_exception,
+        APIError: APIError.from_exception,
+        MetaVoiceError: APIError.from_exception,
     }
     for kind, convert in conversions.items():
         app.add_exception_handler(kind, error_handler(convert))
 
-# %% ../../nbs/serve/13_app.ipynb #72e3c38a
+# %% ../../nbs/serve/13_app.ipynb #05b75160
 def make_lifespan(service: SpeechAPI):
     "Return FastAPI's lifespan function: load at the start, close at the end."
+
     def load():
         try:
             service.load()
@@ -144,26 +156,50 @@ def make_app(service: SpeechAPI) -> FastAPI:
     config, description = service.config, f"Text to speech with {service.name}."
     if config.api_keys:
         description += " Send an API key with each request, as `Authorization: Bearer KEY`."
-    app = FastAPI(title='metavoice', version=__version__, description=description, docs_url=None, redoc_url=None,
-                  lifespan=make_lifespan(service), separate_input_output_schemas=False)
+    app = FastAPI(
+        title='metavoice',
+        version=__version__,
+        description=description,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=make_lifespan(service),
+        separate_input_output_schemas=False,
+    )
     add_routes(app, service)
     add_error_handlers(app)
     if config.cors:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(config.cors), allow_methods=['GET', 'POST', 'DELETE'],
-            allow_headers=['Authorization', 'Content-Type'], expose_headers=['X-Request-Id', 'Retry-After'])
+            CORSMiddleware,
+            allow_origins=list(config.cors),
+            allow_methods=['GET', 'POST', 'DELETE'],
+            allow_headers=['Authorization', 'Content-Type'],
+            expose_headers=['X-Request-Id', 'Retry-After'],
+        )
     app.add_middleware(SecurityMiddleware, service=service)
     return app
 
-# %% ../../nbs/serve/13_app.ipynb #b20f189e
+# %% ../../nbs/serve/13_app.ipynb #8c956bda
 class Server(uvicorn.Server):
     "uvicorn with a graceful stop, which also ends when the model can't be loaded."
+
     def __init__(self, service: SpeechAPI):
         self.service, config = service, service.config
-        super().__init__(uvicorn.Config(
-            make_app(service), host=config.host, port=config.port, log_config=None, access_log=False,
-            server_header=False, date_header=True, timeout_graceful_shutdown=max(1, int(config.grace)),
-            timeout_keep_alive=5, h11_max_incomplete_event_size=64_000, http='h11', ws='none'))
+        super().__init__(
+            uvicorn.Config(
+                make_app(service),
+                host=config.host,
+                port=config.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=True,
+                timeout_graceful_shutdown=max(1, int(config.grace)),
+                timeout_keep_alive=5,
+                h11_max_incomplete_event_size=64_000,
+                http='h11',
+                ws='none',
+            )
+        )
 
     def stop(self):
         "Finish running requests, and refuse new ones."
@@ -185,7 +221,7 @@ class Server(uvicorn.Server):
     async def main_loop(self):
         "Wait until the server must stop."
         while not await self.on_tick(0) and self.service.status != 'failed':
-            await asyncio.sleep(.1)
+            await asyncio.sleep(0.1)
 
     @property
     def url(self) -> str:
@@ -193,7 +229,7 @@ class Server(uvicorn.Server):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://[{host}]:{port}" if ':' in host else f"http://{host}:{port}"
 
-# %% ../../nbs/serve/13_app.ipynb #edd4e888
+# %% ../../nbs/serve/13_app.ipynb #4f05af65
 def address_error(config: ServerConfig) -> OptionError:
     "Return the error for an address that can't be bound."
     return OptionError(f"can't listen on {config.host}:{config.port}; the port is in use or the address isn't local")
@@ -228,5 +264,5 @@ def start_server(
     while not server.started or (ready and server.service.status == 'loading'):
         if not server.thread.is_alive():
             raise address_error(config)
-        time.sleep(.02)
+        time.sleep(0.02)
     return server

@@ -33,10 +33,11 @@ def read_api_keys(
         raise OptionError(f"there are no API keys in {path}; write one a line, or leave the setting out")
     return tuple(keys)
 
-# %% ../../nbs/serve/00_config.ipynb #6055f505
+# %% ../../nbs/serve/00_config.ipynb #0920286c
 @dataclass(frozen=True)
 class ServerConfig(Settings):
     "Settings of the server; the defaults are safe on a shared machine."
+
     model: Annotated[str, NO_FLAG] = 'nano'  # nano, a folder, or owner/name on the Hugging Face Hub
     host: str = '127.0.0.1'  # address to listen on; 0.0.0.0 for every network interface, then set API keys
     port: Annotated[int, Range(0, 65535)] = 8000  # port to listen on; 0 for a free one
@@ -47,16 +48,16 @@ class ServerConfig(Settings):
     threads: Annotated[int, Range(0, 1024)] = 0  # CPU threads of torch; 0 for torch's default, 1 is best for nano
     vocoder: Literal['mbd', 'codec'] | None = None  # mbd or codec (default: the model's)
     denoise: bool = True  # denoise with DeepFilterNet3, and send 48 kHz
-    chunk: Annotated[float, Range(.05, 60)] = .5  # seconds of sound in a chunk of a stream
+    chunk: Annotated[float, Range(0.05, 60)] = 0.5  # seconds of sound in a chunk of a stream
     max_batch: Annotated[int, Range(1, 1024)] = 16  # segments decoded in a batch, and requests processed at a time
     queue: Annotated[int, Range(0, 100_000)] = 64  # requests that may wait; further ones get status 429
     decode_workers: Annotated[int, Range(1, 1024)] = 4  # threads that turn codes into sound
     groups: Annotated[int, Range(1, 64)] = 2  # sampling options decoded at a time; each needs a key-value cache
-    timeout: Annotated[float, Range(.1, 86_400)] = 300.  # seconds that a request may take, sending included
-    grace: Annotated[float, Range(0, 86_400)] = 30.  # seconds for running requests to finish after SIGTERM
+    timeout: Annotated[float, Range(0.1, 86_400)] = 300.0  # seconds that a request may take, sending included
+    grace: Annotated[float, Range(0, 86_400)] = 30.0  # seconds for running requests to finish after SIGTERM
     max_text: Annotated[int, Range(1, 10_000_000)] = 4096  # characters in a text
-    max_upload: Annotated[float, Range(.01, 10_000)] = 16.  # megabytes in an upload
-    max_seconds: Annotated[float, Range(1, 100_000)] = 120.  # seconds in a reference recording
+    max_upload: Annotated[float, Range(0.01, 10_000)] = 16.0  # megabytes in an upload
+    max_seconds: Annotated[float, Range(1, 100_000)] = 120.0  # seconds in a reference recording
     max_channels: Annotated[int, Range(1, 1024)] = 8  # channels in a reference recording
     max_voices: Annotated[int, Range(0, 1_000_000)] = 1000  # registered voices
     voices: str | None = None  # folder of the registered voices (default: voices in metavoice's data folder)

@@ -17,9 +17,10 @@ from ..models.deepfilter import DfState, load_deepfilternet
 # %% auto #0
 __all__ = ['Slots', 'BatchedDenoiser']
 
-# %% ../../nbs/serve/04_denoise_pool.ipynb #485b5293
+# %% ../../nbs/serve/04_denoise_pool.ipynb #253a40bb
 class Slots:
     "A number of worker slots: `with slots:` takes one, and `with slots.released():` inside it returns it for a while."
+
     def __init__(self, count: int):
         self.semaphore = threading.Semaphore(count)
 
@@ -39,17 +40,19 @@ class Slots:
         finally:
             self.semaphore.acquire()
 
-# %% ../../nbs/serve/04_denoise_pool.ipynb #4d833253
+# %% ../../nbs/serve/04_denoise_pool.ipynb #6157fd91
 class BatchedDenoiser:
     "The denoiser's network for many streams; requests that arrive during a pass share the next one."
-    def __init__(self,
+
+    def __init__(
+        self,
         slots: Slots,  # of the callers; a caller that waits releases its slot
         network=None,  # has `together` of `DeepFilterNet`; None loads the default network at the first call
     ):
         self.slots, self.network = slots, network
         self.condition, self.waiting, self.busy = threading.Condition(), [], False
 
-    def __call__(self, frames: Tensor, memory: DfState, keep: float = 0.) -> Tensor:
+    def __call__(self, frames: Tensor, memory: DfState, keep: float = 0.0) -> Tensor:
         "As `DeepFilterNet.forward`; the caller holds a slot."
         future, batch = Future(), []
         with self.slots.released(), self.condition:

@@ -19,19 +19,27 @@ from .voice_store import UnknownVoice, VoiceTaken
 # %% auto #0
 __all__ = ['ERROR_CODES', 'ERROR_TYPES', 'APIError', 'from_validation_error', 'from_http_exception']
 
-# %% ../../nbs/serve/07_errors.ipynb #757a6cd2
+# %% ../../nbs/serve/07_errors.ipynb #c8c6aa89
 ERROR_CODES = [  # exception, status, code; the first entry that matches applies
-    (UnknownVoice, 404, 'voice_not_found'), (VoiceTaken, 409, 'voice_taken'), (QueueFull, 429, 'busy'),
-    (DeadlineExceeded, 504, 'timeout'), (Disconnected, 503, 'stopping'), (TextError, 400, 'text'),
-    (AudioError, 400, 'audio'), (OptionError, 400, 'option'), (MetaVoiceError, 422, 'unspeakable'),
+    (UnknownVoice, 404, 'voice_not_found'),
+    (VoiceTaken, 409, 'voice_taken'),
+    (QueueFull, 429, 'busy'),
+    (DeadlineExceeded, 504, 'timeout'),
+    (Disconnected, 503, 'stopping'),
+    (TextError, 400, 'text'),
+    (AudioError, 400, 'audio'),
+    (OptionError, 400, 'option'),
+    (MetaVoiceError, 422, 'unspeakable'),
 ]
 
 ERROR_TYPES = {401: 'authentication_error', 429: 'rate_limit_error'}  # OpenAI's types; others follow from the status
 
-# %% ../../nbs/serve/07_errors.ipynb #f1e43dae
+# %% ../../nbs/serve/07_errors.ipynb #d530b265
 class APIError(Exception):
     "An error response."
-    def __init__(self,
+
+    def __init__(
+        self,
         status: int,  # HTTP status
         message: str,  # for people
         code: str | None = None,  # for programs

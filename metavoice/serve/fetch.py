@@ -18,7 +18,7 @@ from ..core.errors import AudioError, OptionError
 __all__ = ['CONTAINER_EXTENSIONS', 'NAT64', 'detect_container', 'read_upload', 'url_port', 'AllowedURL', 'check_url',
            'is_public_address', 'resolve_public_address', 'fetch_one', 'fetch_recording']
 
-# %% ../../nbs/serve/02_fetch.ipynb #06e5f2cd
+# %% ../../nbs/serve/02_fetch.ipynb #c11c18e6
 CONTAINER_EXTENSIONS = dict(wav=('wav',), flac=('flac',), ogg=('ogg', 'oga', 'opus'), mp3=('mp3',))
 
 
@@ -32,12 +32,12 @@ def detect_container(
         return 'flac'
     if data[:4] == b'OggS':
         return 'ogg'
-    is_layer_3 = len(data) > 1 and data[0] == 0xff and data[1] & 0xe6 == 0xe2  # the sync word of an MPEG frame
+    is_layer_3 = len(data) > 1 and data[0] == 0xFF and data[1] & 0xE6 == 0xE2  # the sync word of an MPEG frame
     if data[:3] == b'ID3' or is_layer_3:
         return 'mp3'
     return None
 
-# %% ../../nbs/serve/02_fetch.ipynb #eb4302a2
+# %% ../../nbs/serve/02_fetch.ipynb #21a77dc4
 def read_upload(
     data: bytes,  # the whole file
     name: str | None = None,  # file name as the client gives it
@@ -54,11 +54,13 @@ def read_upload(
     if kind is None:
         raise AudioError("the recording is in no supported format; use wav, flac, ogg or mp3")
     if extension and extension[1].lower() not in CONTAINER_EXTENSIONS[kind]:
-        raise AudioError(f"the recording is named .{extension[1].lower()}, but contains {kind};"
-                         f" name it .{CONTAINER_EXTENSIONS[kind][0]}")
+        raise AudioError(
+            f"the recording is named .{extension[1].lower()}, but contains {kind};"
+            f" name it .{CONTAINER_EXTENSIONS[kind][0]}"
+        )
     return load_audio(data, limits=limits)
 
-# %% ../../nbs/serve/02_fetch.ipynb #aa7db002
+# %% ../../nbs/serve/02_fetch.ipynb #0ca6c622
 def url_port(
     url,  # an `httpx.URL`
 ) -> int:
@@ -69,40 +71,47 @@ def url_port(
 @dataclass(frozen=True)
 class AllowedURL:
     "A URL below which references may be fetched."
+
     scheme: str
     host: str
     port: int
     path: str  # ends in /
 
     @classmethod
-    def parse(cls,
+    def parse(
+        cls,
         text: str,  # such as https://voices.example.com/public/
     ) -> AllowedURL:
         "Read an allowed URL; raises `OptionError`."
         import httpx
+
         try:
             url = httpx.URL(text)
         except (httpx.InvalidURL, TypeError):
             url = httpx.URL('')
         if url.scheme not in ('http', 'https') or not url.host or url.userinfo or url.query or url.fragment:
-            raise OptionError(f"{text!r} is no URL to fetch from; give a scheme, a host and optionally a folder,"
-                              " as in https://voices.example.com/public/")
+            raise OptionError(
+                f"{text!r} is no URL to fetch from; give a scheme, a host and optionally a folder,"
+                " as in https://voices.example.com/public/"
+            )
         return cls(url.scheme, url.host, url_port(url), url.path if url.path.endswith('/') else url.path + '/')
 
-    def contains(self,
+    def contains(
+        self,
         url,  # an `httpx.URL` without `..`
     ) -> bool:
         "Return whether a URL lies below this one."
         same_server = (url.scheme, url.host, url_port(url)) == (self.scheme, self.host, self.port)
         return same_server and url.path.startswith(self.path)
 
-# %% ../../nbs/serve/02_fetch.ipynb #6afad18c
+# %% ../../nbs/serve/02_fetch.ipynb #23332976
 def check_url(
     text: str,
     allowed: tuple,  # of `AllowedURL`
 ):  # an `httpx.URL`
     "Return a URL below an allowed one; raises `AudioError` for any other."
     import httpx
+
     if not allowed:
         raise AudioError("this server fetches no references; upload the recording, or register it as a voice")
     try:
@@ -140,7 +149,7 @@ def resolve_public_address(
         raise AudioError("the reference can't be fetched: its host has an address that isn't public")
     return str(addresses[0])
 
-# %% ../../nbs/serve/02_fetch.ipynb #01a6f7c6
+# %% ../../nbs/serve/02_fetch.ipynb #52f9b2b2
 async def fetch_one(
     client,  # an `httpx.AsyncClient`
     url,  # an `httpx.URL` that passed `check_url`
@@ -148,6 +157,7 @@ async def fetch_one(
     resolve,  # called with host and port; returns an address
 ):  # the bytes, or the URL of a redirect as a string
     "Send one request to the resolved address; raises `AudioError`."
+
     def failure(reason):
         return AudioError(f"the reference can't be fetched: {reason}")
 
@@ -169,18 +179,19 @@ async def fetch_one(
                 raise failure(f"it is larger than {max_bytes} bytes")
         return bytes(data)
 
-# %% ../../nbs/serve/02_fetch.ipynb #48a9529c
+# %% ../../nbs/serve/02_fetch.ipynb #af377de7
 async def fetch_recording(
     text: str,  # a URL
     allowed: tuple,  # of `AllowedURL`
     max_bytes: int = 16_000_000,
-    seconds: float = 20.,  # timeout for all requests together
+    seconds: float = 20.0,  # timeout for all requests together
     max_redirects: int = 3,
     resolve=resolve_public_address,  # called with host and port; returns an address
 ) -> tuple:  # bytes, file name
     "Fetch a reference from an allowed URL; raises `AudioError`."
     import anyio
     import httpx
+
     try:
         with anyio.fail_after(seconds):
             async with httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=seconds) as client:

@@ -34,10 +34,11 @@ class DeadlineExceeded(Disconnected):
 
 TIMEOUT_MESSAGE = "the speech wasn't ready within the time that a request may take; send less text, or retry later"
 
-# %% ../../nbs/serve/03_job.ipynb #894eca07
+# %% ../../nbs/serve/03_job.ipynb #13ab6f00
 @dataclass(eq=False)
 class SpeechJob:
     "A text that is spoken for one listener."
+
     segments: list  # of `Segment`
     options: SpeechOptions  # resolved
     chunk: float | None = None  # seconds of sound in a chunk; None for whole segments, equal to `TTS.synthesise`
@@ -45,14 +46,14 @@ class SpeechJob:
     encoder: StreamEncoder | None = None  # samples to bytes; None hands on samples
     deadline: float = math.inf  # on the clock of `time.monotonic`
     on_ready: Callable | None = None  # called from another thread whenever there is something to take
-    max_buffered: float = 60.  # seconds of sound that may wait for the listener
+    max_buffered: float = 60.0  # seconds of sound that may wait for the listener
     began: float | None = None  # when a worker started on it
-    seconds: float = 0.  # of sound generated so far
+    seconds: float = 0.0  # of sound generated so far
     disconnected: bool = False
     future: Future | None = None  # of the worker
 
     def __post_init__(self):
-        self.queue, self.condition, self.waiting_seconds, self.is_finished = deque(), threading.Condition(), 0., False
+        self.queue, self.condition, self.waiting_seconds, self.is_finished = deque(), threading.Condition(), 0.0, False
 
     def is_over(self) -> bool:
         "Return whether nobody needs more sound."
@@ -71,16 +72,17 @@ class SpeechJob:
             self.disconnected = True
             self.condition.notify_all()
 
-# %% ../../nbs/serve/03_job.ipynb #fab31add
+# %% ../../nbs/serve/03_job.ipynb #f6423d8d
 @patch
-def put(self: SpeechJob,
+def put(
+    self: SpeechJob,
     item,  # bytes or samples; None at the end; an exception in place of more
-    seconds: float = 0.,  # of sound in it
+    seconds: float = 0.0,  # of sound in it
 ):
     "Add an item to the queue; blocks while more than `max_buffered` seconds wait there."
     with self.condition:
         while self.waiting_seconds > self.max_buffered and not self.is_over():
-            self.condition.wait(.25)
+            self.condition.wait(0.25)
         self.queue.append((item, seconds))
         self.waiting_seconds += seconds
         self.condition.notify_all()

@@ -15,10 +15,12 @@ import prometheus_client as prometheus
 # %% auto #0
 __all__ = ['logger', 'TIME_BUCKETS', 'ROW_BUCKETS', 'JSONFormatter', 'log_event', 'configure_logging', 'Metrics']
 
-# %% ../../nbs/serve/08_monitoring.ipynb #10917173
+# %% ../../nbs/serve/08_monitoring.ipynb #48ab0a27
 class JSONFormatter(logging.Formatter):
     "Format a log record as a line of JSON."
-    def __init__(self,
+
+    def __init__(
+        self,
         texts: bool = False,  # include what may quote the texts of users
     ):
         super().__init__()
@@ -67,24 +69,28 @@ def configure_logging(
         target.setLevel(level)
     return handler
 
-# %% ../../nbs/serve/08_monitoring.ipynb #32f546f3
-TIME_BUCKETS = (.05, .1, .2, .4, .8, 1.5, 3, 6, 12, 25, 50, 100, 300)
+# %% ../../nbs/serve/08_monitoring.ipynb #67d4bbc2
+TIME_BUCKETS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 25, 50, 100, 300)
 ROW_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
 class Metrics:
     "Prometheus metrics of one server."
+
     def __init__(self):
         self.registry = prometheus.CollectorRegistry()
         counter, gauge, histogram = prometheus.Counter, prometheus.Gauge, prometheus.Histogram
         self.requests = self._add(counter, 'requests', "Requests by route and status.", 'route', 'status')
         self.seconds = self._add(
-            histogram, 'request_seconds', "Time until the response is complete.", 'route', buckets=TIME_BUCKETS)
+            histogram, 'request_seconds', "Time until the response is complete.", 'route', buckets=TIME_BUCKETS
+        )
         self.first = self._add(
-            histogram, 'first_byte_seconds', "Time until the first audio is sent.", buckets=TIME_BUCKETS)
+            histogram, 'first_byte_seconds', "Time until the first audio is sent.", buckets=TIME_BUCKETS
+        )
         self.audio = self._add(counter, 'audio_seconds', "Seconds of speech generated.")
         self.rows = self._add(
-            histogram, 'batch_rows', "Rows in a decoding step of the first stage.", buckets=ROW_BUCKETS)
+            histogram, 'batch_rows', "Rows in a decoding step of the first stage.", buckets=ROW_BUCKETS
+        )
         self.left = self._add(counter, 'left', "Requests whose client disconnected.")
         self.jobs = self._add(gauge, 'jobs', "Requests running or waiting.")
         self.voices = self._add(gauge, 'voices', "Registered voices.")

@@ -22,12 +22,14 @@ from .service import SpeechService
 # %% auto #0
 __all__ = ['SpeechResponse', 'sse_event']
 
-# %% ../../nbs/serve/11_response.ipynb #9a2ca3fe
+# %% ../../nbs/serve/11_response.ipynb #14d6629f
 class SpeechResponse(Response):
     "A response with the sound of a job; it submits the job, and cancels it when the client disconnects."
+
     background = None  # read by FastAPI
 
-    def __init__(self,
+    def __init__(
+        self,
         job: SpeechJob,
         ready: asyncio.Event,  # set by the job's `on_ready`
         service: SpeechService,

@@ -22,31 +22,45 @@ __all__ = ['SAMPLING_FIELDS', 'SEED_RANGE', 'SpeechRequest', 'STATUS_DESCRIPTION
            'ErrorDetail', 'ErrorResponse', 'correct_responses', 'build_openapi', 'type_name', 'render_field_table',
            'render_route', 'render_docs_page']
 
-# %% ../../nbs/serve/10_schema.ipynb #dd8174e7
+# %% ../../nbs/serve/10_schema.ipynb #4292986d
 class VoiceReference(BaseModel):
     "A voice by its id, as OpenAI's newer clients send it."
+
     model_config = ConfigDict(extra='forbid')
     id: str = Field(max_length=100)
 
-# %% ../../nbs/serve/10_schema.ipynb #066e132b
+# %% ../../nbs/serve/10_schema.ipynb #8878dd9b
 class OpenAISpeechRequest(BaseModel):
     "The fields of OpenAI's request."
-    model_config = ConfigDict(extra='forbid', json_schema_extra=dict(examples=[
-        dict(model='nano', input='The old man walked to the river.', voice='rms', response_format='mp3'),
-        dict(model='nano', input='Where is the red book?', voice='slt', response_format='wav', seed=7)]))
+
+    model_config = ConfigDict(
+        extra='forbid',
+        json_schema_extra=dict(
+            examples=[
+                dict(model='nano', input='The old man walked to the river.', voice='rms', response_format='mp3'),
+                dict(model='nano', input='Where is the red book?', voice='slt', response_format='wav', seed=7),
+            ]
+        ),
+    )
     model: str = Field(description="The model of this server; `GET /v1/models` names it.", max_length=200)
     input: str = Field(description="The text, up to the server's limit.", min_length=1)
     voice: str | VoiceReference | None = Field(
-        None, description="A voice of the model, or the id or name of a registered one; default: the model's first.")
+        None, description="A voice of the model, or the id or name of a registered one; default: the model's first."
+    )
     response_format: Literal['mp3', 'opus', 'flac', 'wav', 'pcm'] = Field(
-        'mp3', description="mp3, opus (in Ogg), wav and pcm (16 bits, 24 kHz, mono, little-endian) are streamed; "
-        "flac is sent when it is complete. aac isn't supported.")
+        'mp3',
+        description="mp3, opus (in Ogg), wav and pcm (16 bits, 24 kHz, mono, little-endian) are streamed; "
+        "flac is sent when it is complete. aac isn't supported.",
+    )
     stream_format: Literal['audio', 'sse'] = Field(
-        'audio', description="`audio`: bytes. `sse`: server-sent events `speech.audio.delta`, which contain base64, "
-        "and `speech.audio.done`.")
-    speed: float = Field(1., description="Only 1; time stretching degrades the audio.")
+        'audio',
+        description="`audio`: bytes. `sse`: server-sent events `speech.audio.delta`, which contain base64, "
+        "and `speech.audio.done`.",
+    )
+    speed: float = Field(1.0, description="Only 1; time stretching degrades the audio.")
     instructions: str | None = Field(
-        None, description="Must be empty; the models take no instructions.", max_length=4096)
+        None, description="Must be empty; the models take no instructions.", max_length=4096
+    )
 
 # %% ../../nbs/serve/10_schema.ipynb #c1490751
 SAMPLING_FIELDS = ('guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature')
@@ -68,7 +82,7 @@ def describe_option(name: str) -> str:
     allowed = f" ({within})" if within else ''
     return f"{comment[0].upper()}{comment[1:]}{allowed}; default: the model's own."
 
-# %% ../../nbs/serve/10_schema.ipynb #e8dbb0c5
+# %% ../../nbs/serve/10_schema.ipynb #0b85d8be
 def sampling_fields() -> dict:  # name → (type, pydantic's `Field`)
     "Return the fields of a request for the sampling options."
     found = {}
@@ -82,16 +96,26 @@ def sampling_fields() -> dict:  # name → (type, pydantic's `Field`)
 SEED_RANGE = field_specs(SpeechOptions)['seed'].within
 
 SpeechRequest = create_model(
-    'SpeechRequest', __base__=OpenAISpeechRequest, __doc__="What to say, in which voice, and how to send it.",
+    'SpeechRequest',
+    __base__=OpenAISpeechRequest,
+    __doc__="What to say, in which voice, and how to send it.",
     __module__=__name__,
-    seed=(int | None, Field(
-        None, ge=SEED_RANGE.low, le=SEED_RANGE.high,
-        description="Same seed, same audio; the audio is then sent in whole sentences. Default: a fresh one.")),
-    **sampling_fields())
+    seed=(
+        int | None,
+        Field(
+            None,
+            ge=SEED_RANGE.low,
+            le=SEED_RANGE.high,
+            description="Same seed, same audio; the audio is then sent in whole sentences. Default: a fresh one.",
+        ),
+    ),
+    **sampling_fields(),
+)
 
-# %% ../../nbs/serve/10_schema.ipynb #0f72b11f
+# %% ../../nbs/serve/10_schema.ipynb #77d071e6
 class VoiceResponse(BaseModel):
     "A voice."
+
     id: str
     object: Literal['voice'] = 'voice'
     name: str
@@ -102,19 +126,22 @@ class VoiceResponse(BaseModel):
 
 class VoiceListResponse(BaseModel):
     "The voices of the model and the registered ones."
+
     object: Literal['list'] = 'list'
     data: list[VoiceResponse]
 
 
 class VoiceDeletedResponse(BaseModel):
     "The id of a voice that was deleted."
+
     id: str
     object: Literal['voice'] = 'voice'
     deleted: bool = True
 
-# %% ../../nbs/serve/10_schema.ipynb #6506df4b
+# %% ../../nbs/serve/10_schema.ipynb #cec97dcb
 class ModelResponse(BaseModel):
     "A model."
+
     id: str
     object: Literal['model'] = 'model'
     created: int
@@ -123,12 +150,14 @@ class ModelResponse(BaseModel):
 
 class ModelListResponse(BaseModel):
     "The models of this server."
+
     object: Literal['list'] = 'list'
     data: list[ModelResponse]
 
 
 class HealthResponse(BaseModel):
     "The state of the server."
+
     status: Literal['ok', 'loading', 'stopping', 'failed']
     model: str
     version: str
@@ -137,6 +166,7 @@ class HealthResponse(BaseModel):
 
 class ErrorDetail(BaseModel):
     "An error."
+
     message: str
     type: str
     param: str | None
@@ -145,9 +175,10 @@ class ErrorDetail(BaseModel):
 
 class ErrorResponse(BaseModel):
     "The body of every error, in OpenAI's format."
+
     error: ErrorDetail
 
-# %% ../../nbs/serve/10_schema.ipynb #7d9d3db0
+# %% ../../nbs/serve/10_schema.ipynb #49bd5df5
 STATUS_DESCRIPTIONS = {
     400: "The request is invalid; the message says what is allowed.",
     401: "The API key is missing or wrong.",
@@ -180,8 +211,13 @@ def build_openapi(
     "Return the OpenAPI description of an app, which is made once."
     if app.openapi_schema is not None:
         return app.openapi_schema
-    schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes,
-                         separate_input_output_schemas=False)
+    schema = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        separate_input_output_schemas=False,
+    )
     for methods in schema['paths'].values():
         for operation in methods.values():
             correct_responses(operation)
@@ -218,7 +254,7 @@ td, th {border: 1px solid #ddd; padding: .3rem .6rem; text-align: left; vertical
 section {border-top: 2px solid #ccc}
 """
 
-# %% ../../nbs/serve/10_schema.ipynb #d1f22d1e
+# %% ../../nbs/serve/10_schema.ipynb #84e78a71
 def type_name(
     schema: dict,  # JSON Schema of a field
 ) -> str:
@@ -240,12 +276,15 @@ def render_field_table(
     rows = []
     for name, schema in properties.items():
         mark = ' *' if name in required else ''
-        cells = [f'<code>{html.escape(name)}</code>{mark}', html.escape(type_name(schema)),
-                 html.escape(schema.get('description', ''))]
+        cells = [
+            f'<code>{html.escape(name)}</code>{mark}',
+            html.escape(type_name(schema)),
+            html.escape(schema.get('description', '')),
+        ]
         rows.append('<tr>' + ''.join(f'<td>{cell}</td>' for cell in cells) + '</tr>')
     return f"<table><tr><th>field</th><th>type</th><th>meaning</th></tr>{''.join(rows)}</table>"
 
-# %% ../../nbs/serve/10_schema.ipynb #456b936f
+# %% ../../nbs/serve/10_schema.ipynb #9050a10d
 def render_route(
     method: str,
     path: str,
@@ -257,12 +296,16 @@ def render_route(
     body = next(iter(contents.values()), {}).get('schema', {})
     body = schemas.get(body.get('$ref', '').rpartition('/')[2], body)
     fields = render_field_table(body['properties'], body.get('required', [])) if 'properties' in body else ''
-    responses = [f"<b>{html.escape(status)}</b> {html.escape(response['description'])}"
-                 for status, response in operation['responses'].items()]
+    responses = [
+        f"<b>{html.escape(status)}</b> {html.escape(response['description'])}"
+        for status, response in operation['responses'].items()
+    ]
     example = html.escape(operation.get('x-example', ''))
-    return (f"<section><h2>{method.upper()} {html.escape(path)}</h2>"
-            f"<p>{html.escape(operation.get('description', ''))}</p><pre>{example}</pre>{fields}"
-            f"<p>{'; '.join(responses)}</p></section>")
+    return (
+        f"<section><h2>{method.upper()} {html.escape(path)}</h2>"
+        f"<p>{html.escape(operation.get('description', ''))}</p><pre>{example}</pre>{fields}"
+        f"<p>{'; '.join(responses)}</p></section>"
+    )
 
 
 def render_docs_page(

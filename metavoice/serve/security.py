@@ -38,10 +38,12 @@ def is_valid_key(
     matches = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys]
     return scheme.lower() == 'bearer' and any(matches)
 
-# %% ../../nbs/serve/09_security.ipynb #027a090c
+# %% ../../nbs/serve/09_security.ipynb #a307848f
 class SecurityMiddleware:
     "ASGI middleware that checks each request, limits its body, and records it in the log and the metrics."
-    def __init__(self,
+
+    def __init__(
+        self,
         app,  # the next ASGI application
         service,  # a `SpeechAPI`
     ):
@@ -76,7 +78,8 @@ class SecurityMiddleware:
         finally:
             self._record(scope, status or DISCONNECTED, time.perf_counter() - began, about)
 
-    def check(self,
+    def check(
+        self,
         method: str,
         path: str,
         headers: dict,  # names in lower case
@@ -91,14 +94,18 @@ class SecurityMiddleware:
             raise APIError(403, "web pages of other origins aren't served; --cors adds origins", 'origin')
         needs_key = config.api_keys and path not in PUBLIC_PATHS and method != 'OPTIONS'
         if needs_key and not is_valid_key(headers.get('authorization', ''), config.api_keys):
-            raise APIError(401, "an API key is missing or wrong; send `Authorization: Bearer KEY`", 'invalid_api_key',
-                           headers={'WWW-Authenticate': 'Bearer'})
+            raise APIError(
+                401,
+                "an API key is missing or wrong; send `Authorization: Bearer KEY`",
+                'invalid_api_key',
+                headers={'WWW-Authenticate': 'Bearer'},
+            )
 
     def max_bytes(self, headers: dict) -> int:
         "Return the largest body that a request may have: an upload, or a text as escaped JSON."
         if headers.get('content-type', '').startswith('multipart/'):
-            return int(1e6*self.config.max_upload) + 100_000
-        return max(100_000, 24*self.config.max_text)
+            return int(1e6 * self.config.max_upload) + 100_000
+        return max(100_000, 24 * self.config.max_text)
 
 # %% ../../nbs/serve/09_security.ipynb #0eefd1f8
 @patch

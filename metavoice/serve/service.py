@@ -29,20 +29,23 @@ from .scheduler import BatchScheduler, SharedSource
 # %% auto #0
 __all__ = ['logger', 'QueueFull', 'SpeechService']
 
-# %% ../../nbs/serve/06_service.ipynb #24c09d0d
+# %% ../../nbs/serve/06_service.ipynb #9fdbf37e
 logger = logging.getLogger(__name__)
 
 
 class QueueFull(MetaVoiceError):
     "Too many requests are running or waiting; `retry` is the number of seconds after which to ask again."
+
     def __init__(self, message: str, retry: int):
         super().__init__(message)
         self.retry = retry
 
-# %% ../../nbs/serve/06_service.ipynb #1dea93ca
+# %% ../../nbs/serve/06_service.ipynb #854bcc36
 class SpeechService:
     "Speech for many jobs at once; close it, or use it in a `with` statement."
-    def __init__(self,
+
+    def __init__(
+        self,
         tts: TTS,
         max_batch: int = 16,  # rows in the first stage, and jobs that run at a time
         queue: int = 64,  # jobs that may wait
@@ -55,7 +58,7 @@ class SpeechService:
         self.scheduler = BatchScheduler(tts.bundle, max_batch, groups, on_step)
         self.denoiser = BatchedDenoiser(self.slots)
         self.pool = ThreadPoolExecutor(max_batch, 'speech')
-        self.mean_seconds, self.last_trim = 1., time.monotonic()
+        self.mean_seconds, self.last_trim = 1.0, time.monotonic()
 
     def num_running(self) -> int:
         "Return the number of jobs that a worker has started."
@@ -65,9 +68,10 @@ class SpeechService:
         "Add a job; raises `QueueFull`, and `Disconnected` if the service is closed."
         with self.lock:
             if len(self.jobs) >= self.max_jobs:
-                wait = math.ceil(self.mean_seconds*len(self.jobs)/self.max_batch)
-                raise QueueFull(f"{len(self.jobs)} requests are running or waiting, and no more are accepted",
-                                min(60, max(1, wait)))
+                wait = math.ceil(self.mean_seconds * len(self.jobs) / self.max_batch)
+                raise QueueFull(
+                    f"{len(self.jobs)} requests are running or waiting, and no more are accepted", min(60, max(1, wait))
+                )
             self.jobs.add(job)
         try:
             job.future = self.pool.submit(self._run_job, job)
@@ -132,7 +136,7 @@ def _speak(self: SpeechService, job: SpeechJob):
         if rest:
             job.put(rest)
 
-# %% ../../nbs/serve/06_service.ipynb #9136aa86
+# %% ../../nbs/serve/06_service.ipynb #56c08aab
 @patch
 def _run_job(self: SpeechService, job: SpeechJob):
     "Run a job and put its end, None or an exception, into its queue; the target of a worker."
@@ -142,7 +146,7 @@ def _run_job(self: SpeechService, job: SpeechJob):
         job.began = time.monotonic()
         self._speak(job)
         job.check()
-        self.mean_seconds += .1*(time.monotonic() - job.began - self.mean_seconds)
+        self.mean_seconds += 0.1 * (time.monotonic() - job.began - self.mean_seconds)
     except Disconnected as e:
         timed_out = not job.disconnected and job.is_over()
         end = DeadlineExceeded(TIMEOUT_MESSAGE) if timed_out else e
@@ -158,7 +162,7 @@ def _run_job(self: SpeechService, job: SpeechJob):
 
 
 @patch
-def _trim_memory(self: SpeechService, every: float = 10.):
+def _trim_memory(self: SpeechService, every: float = 10.0):
     "Return freed heap memory to the system, at most once in `every` seconds; tensors of many lengths fragment it."
     with self.lock:
         if time.monotonic() < self.last_trim + every:

@@ -28,22 +28,25 @@ class UnknownVoice(MetaVoiceError, LookupError):
 class VoiceTaken(MetaVoiceError):
     "The name belongs to another voice, or the store is full."
 
-# %% ../../nbs/serve/01_voice_store.ipynb #44b0b881
+# %% ../../nbs/serve/01_voice_store.ipynb #f42c72ca
 @dataclass(frozen=True)
 class StoredVoice:
     "A registered voice, without its embedding."
+
     id: str  # the name of its file, without the extension
     name: str  # as its owner calls it
     seconds: float  # length of the reference
     created: int  # Unix time
 
-# %% ../../nbs/serve/01_voice_store.ipynb #f12a8517
+# %% ../../nbs/serve/01_voice_store.ipynb #e4d3781b
 class VoiceStore:
     "A folder of voices, one safetensors file for each."
+
     NAME = re.compile(r'\w(?:[\w .-]{0,62}[\w.])?')
     ID = re.compile(r'voice_[0-9a-f]{24}')
 
-    def __init__(self,
+    def __init__(
+        self,
         folder: str | Path,  # created if it doesn't exist
         max_voices: int = 1000,
         reserved=(),  # names that can't be registered, such as those of the bundle's voices
@@ -86,14 +89,15 @@ class VoiceStore:
         with self._lock:
             return [stored for stored, _ in self._read_all().values()]
 
-# %% ../../nbs/serve/01_voice_store.ipynb #e6588191
+# %% ../../nbs/serve/01_voice_store.ipynb #da099ec0
 @patch
-def find(self: VoiceStore,
+def find(
+    self: VoiceStore,
     key: str,  # an id or a name
 ) -> tuple:  # `StoredVoice`, `Voice`
     "Return a voice; raises `UnknownVoice`."
     with self._lock:
-        path = self.folder/f'{key}.safetensors' if self.ID.fullmatch(key) else None
+        path = self.folder / f'{key}.safetensors' if self.ID.fullmatch(key) else None
         if path is not None and path.is_file():
             try:
                 return self._read(path)
@@ -106,24 +110,27 @@ def find(self: VoiceStore,
 
 
 @patch
-def get(self: VoiceStore,
+def get(
+    self: VoiceStore,
     key: str,  # an id or a name
 ) -> Voice:
     "Return the `Voice` that `find` finds."
     return self.find(key)[1]
 
-# %% ../../nbs/serve/01_voice_store.ipynb #b9aaf8ce
+# %% ../../nbs/serve/01_voice_store.ipynb #4a78f671
 @patch
 def check_name(self: VoiceStore, name: str) -> str:
     "Return a valid name; raises `OptionError`, and `VoiceTaken` for a reserved one."
     if not self.NAME.fullmatch(name):
-        raise OptionError(f"the name is {name[:80]!r}; use up to 64 letters, digits, spaces, _, - and .,"
-                          " starting with a letter or a digit")
+        raise OptionError(
+            f"the name is {name[:80]!r}; use up to 64 letters, digits, spaces, _, - and .,"
+            " starting with a letter or a digit"
+        )
     if name.casefold() in self.reserved or self.ID.fullmatch(name):
         raise VoiceTaken(f"the name {name!r} belongs to a voice of the model; choose another")
     return name
 
-# %% ../../nbs/serve/01_voice_store.ipynb #65c3a3ff
+# %% ../../nbs/serve/01_voice_store.ipynb #7bbf8e8c
 @patch
 def add(self: VoiceStore, name: str, voice: Voice) -> StoredVoice:
     """Register a voice; the same name and embedding again return the voice that exists.
@@ -140,16 +147,17 @@ def add(self: VoiceStore, name: str, voice: Voice) -> StoredVoice:
             raise VoiceTaken(f"another voice is called {name!r}; delete it, or choose another name")
         if len(existing) >= self.max_voices:
             raise VoiceTaken(f"{len(existing)} voices are registered, and {self.max_voices} are allowed; delete one")
-        return self._read(Voice(voice.embedding, name, voice.seconds).save(self.folder/f'{key}.safetensors'))[0]
+        return self._read(Voice(voice.embedding, name, voice.seconds).save(self.folder / f'{key}.safetensors'))[0]
 
-# %% ../../nbs/serve/01_voice_store.ipynb #f2f19694
+# %% ../../nbs/serve/01_voice_store.ipynb #52f0600e
 @patch
-def delete(self: VoiceStore,
+def delete(
+    self: VoiceStore,
     key: str,  # an id or a name
 ) -> StoredVoice:  # the voice that was deleted
     "Delete a voice; raises `UnknownVoice`."
     stored, _ = self.find(key)
     with self._lock:
-        (self.folder/f'{stored.id}.safetensors').unlink(missing_ok=True)
+        (self.folder / f'{stored.id}.safetensors').unlink(missing_ok=True)
         self._cache.pop(stored.id, None)
     return stored

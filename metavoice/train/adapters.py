@@ -17,67 +17,91 @@ from .loop import Trainer
 from .settings import FinetuneConfig
 
 # %% auto #0
-__all__ = ['LORA_TARGET_MODULES', 'BF16_MIN_PARAMETERS', 'set_dropout', 'select_trainable', 'count_trainable',
-           'cast_frozen_weights', 'generation_mode']
+__all__ = ['LORA_TARGETS', 'set_dropout', 'add_lora', 'select_trainable', 'count_trainable', 'cast_frozen_weights',
+           'generation_mode']
 
-# %% ../../nbs/train/13_adapters.ipynb #478e0cf6
-LORA_TARGET_MODULES = ['c_attn', 'c_proj', 'c_fc', 'w1', 'w3'] # of a block, which LoRA goes beside
+# %% ../../nbs/train/13_adapters.ipynb #51a6902c
+LORA_TARGETS = ['c_attn', 'c_proj', 'c_fc', 'w1', 'w3']  # matrices of a block that get an adapter
+
 
 def set_dropout(
-    model:GPT,
-    share:float # of activations
-)->GPT:
-    "Let a model leave out a share of its activations while it trains."
-    model.config = replace(model.config, dropout=share)
+    model: GPT,
+    dropout: float,  # share of activations
+) -> GPT:
+    "Set the dropout of a model and return it."
+    model.config = replace(model.config, dropout=dropout)
     for module in model.modules():
-        if isinstance(getattr(module, 'dropout', None), float): module.dropout = share
+        if isinstance(getattr(module, 'dropout', None), float):
+            module.dropout = dropout
     return model
 
-def select_trainable(
-    model:GPT,
-    config:FinetuneConfig,
-    tables:bool=False # the embeddings of the text are new, and have to learn in any case
-)->GPT:
-    "Let those weights learn that the method says; raises `OptionError`, and `MetaVoiceError` where `peft` is missing."
-    layers = model.config.n_layer
-    model.requires_grad_(config.method=='full')
-    if config.method=='last':
-        if config.last > layers: raise OptionError(f"last is {config.last}; the model has {layers} blocks")
-        for part in (*model.transformer.h[-config.last:], model.transformer.ln_f): part.requires_grad_()
-    if config.method=='lora':
-        try: from peft import LoraConfig, inject_adapter_in_model
-        except ImportError: raise MetaVoiceError('LoRA needs peft: pip install "metavoice[finetune]"') from None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            inject_adapter_in_model(LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout or 0., target_modules=LORA_TARGET_MODULES), model)
-    if tables: model.transformer.wtes[0].requires_grad_()
-    return set_dropout(model, config.dropout or 0.)
-
-def count_trainable(model:nn.Module)->int: return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-# %% ../../nbs/train/13_adapters.ipynb #97417380
-BF16_MIN_PARAMETERS = 100_000_000 # weights from which those that don't learn are held in bfloat16
-
-# %% ../../nbs/train/13_adapters.ipynb #0f35f645
-def cast_frozen_weights(
-    model:GPT,
-    trainer:Trainer
+# %% ../../nbs/train/13_adapters.ipynb #4d17717b
+def add_lora(
+    model: GPT,
+    config: FinetuneConfig,
 ):
-    "Hold the weights that don't learn in bfloat16, if that is worth it."
-    if trainer.bf16 and model.num_parameters > BF16_MIN_PARAMETERS and not trainer.sharded: # FSDP wants one format
-        for p in model.parameters():
-            if not p.requires_grad: p.data = p.data.bfloat16()
-
-@contextmanager
-def generation_mode(
-    model:GPT
-):
-    "Inside, all weights have one number format and none is left out, so that the model can speak."
-    held, kept = model.training, {p: p.data for p in model.parameters()}
-    format = torch.bfloat16 if any(x.dtype==torch.bfloat16 for x in kept.values()) else torch.float32
+    "Insert LoRA's matrices into a model, seeded by the configuration; raises `MetaVoiceError` without `peft`."
     try:
-        for p in kept: p.data = p.data.to(format)
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise MetaVoiceError('LoRA needs peft: pip install "metavoice[finetune]"') from None
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout or 0.0,
+        target_modules=LORA_TARGETS,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        inject_adapter_in_model(lora, model)
+
+# %% ../../nbs/train/13_adapters.ipynb #c8d522eb
+def select_trainable(
+    model: GPT,
+    config: FinetuneConfig,
+    text_embeddings: bool = False,  # also train the text embeddings, which are new
+) -> GPT:
+    "Make the weights trainable that the method names; raises `OptionError`, and `MetaVoiceError` without `peft`."
+    layers = model.config.n_layer
+    model.requires_grad_(config.method == 'full')
+    if config.method == 'last':
+        if config.last_blocks > layers:
+            raise OptionError(f"last_blocks is {config.last_blocks}; the model has {layers} blocks")
+        for part in (*model.transformer.h[-config.last_blocks :], model.transformer.ln_f):
+            part.requires_grad_()
+    if config.method == 'lora':
+        add_lora(model, config)
+    if text_embeddings:
+        model.transformer.wtes[0].requires_grad_()
+    return set_dropout(model, config.dropout or 0.0)
+
+
+def count_trainable(model: nn.Module) -> int:
+    "Return the number of trainable parameters."
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+# %% ../../nbs/train/13_adapters.ipynb #41233387
+_BF16_MIN_PARAMETERS = 100_000_000  # smaller models keep their frozen weights in float32
+
+
+def cast_frozen_weights(model: GPT, trainer: Trainer):
+    "Store frozen weights in bfloat16 if the model is large, computes in it, and isn't sharded (FSDP wants one format)."
+    if trainer.bf16 and model.num_parameters > _BF16_MIN_PARAMETERS and not trainer.sharded:
+        for p in model.parameters():
+            if not p.requires_grad:
+                p.data = p.data.bfloat16()
+
+# %% ../../nbs/train/13_adapters.ipynb #82b16821
+@contextmanager
+def generation_mode(model: GPT):
+    "Inside, the model is in evaluation mode and all its weights have one number format, so that it can generate."
+    was_training, kept = model.training, {p: p.data for p in model.parameters()}
+    dtype = torch.bfloat16 if any(x.dtype == torch.bfloat16 for x in kept.values()) else torch.float32
+    try:
+        for p in kept:
+            p.data = p.data.to(dtype)
         yield model.eval()
     finally:
-        for p,x in kept.items(): p.data = x
-        model.train(held)
+        for p, x in kept.items():
+            p.data = x
+        model.train(was_training)

@@ -201,7 +201,7 @@ class DuplicateFinder:
                     return known_info
         self.buckets.setdefault(place, []).append((seconds, fingerprint, info))
 
-# %% ../../nbs/train/03_clips.ipynb #758bc7ae
+# %% ../../nbs/train/03_clips.ipynb #e262493f
 @dataclass
 class DataReport:
     "The training data and their problems; shown as a table in a notebook."
@@ -251,6 +251,8 @@ class DataReport:
 
     def __str__(self):
         return '\n'.join(self.lines())
+
+    __repr__ = __str__
 
     def _repr_html_(self):
         sizes = '<br>'.join(map(html.escape, self.lines()[:2]))

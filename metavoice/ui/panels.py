@@ -262,7 +262,7 @@ def speech_sliders(
 # %% ../../nbs/ui/01_panels.ipynb #946122e1
 VOCODER_LABELS = dict(codec="the codec's own (fast)", mbd="multi-band diffusion")
 
-# %% ../../nbs/ui/01_panels.ipynb #cb2f8c99
+# %% ../../nbs/ui/01_panels.ipynb #ca8312e3
 class SettingsPanel(VBox):
     "Speech options: sliders, seed, vocoder and denoiser."
 
@@ -288,7 +288,7 @@ class SettingsPanel(VBox):
             *controls,
             labelled_control("Top k", f"{about['top_k']}; 0 for the model's own choice", self.top_k),
             labelled_control("Seed", "the same seed gives the same audio", seed),
-            labelled_control("Vocoder", about['vocoder'], self.vocoder),
+            labelled_control("Vocoder", "converts codes to sound", self.vocoder),
             labelled_control("Denoiser", about['denoise'], self.denoise),
         ]
 

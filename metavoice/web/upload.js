@@ -29,7 +29,7 @@ function render({ model, el }) {
       <label class="mv-drop">
         <input type="file">
         <svg viewBox="0 0 24 24" aria-hidden="true"><path d="M11 16V8.8L8.4 11.4 7 10l5-5 5 5-1.4 1.4L13 8.8V16zM5 18h14v2H5z"/></svg>
-        <span><b>Choose a file</b> or drop it here</span>
+        <span><b>Choose a file</b> or drop here</span>
         <small></small>
       </label>
       <div class="mv-record">

@@ -81,6 +81,7 @@ def test_nothing_is_written_but_the_output(command, clean_environment, tmp_path)
     assert done.stdout.count(b"\n") == 2 and b"\n" not in done.stderr and b"first stage" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_standard_output(command, clean_environment):
     reading, writing = os.pipe()
     os.close(reading)

@@ -134,6 +134,7 @@ def test_a_stream_onto_a_full_disk(run):
     assert (code, out, err) == (2, "", "metavoice: can't write a.wav: No space left on device\n")
 
 
+@pytest.mark.slow
 def test_a_player_that_ends_early(command, clean_environment):
     argv = [*command, "synthesise", LONG, "--stream", *QUICK]
     process = subprocess.Popen(argv, env=clean_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -143,6 +144,7 @@ def test_a_player_that_ends_early(command, clean_environment):
     assert process.wait(60) == 0 and "Broken" not in err and "Traceback" not in err, err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for processes")
 def test_ctrl_c_in_a_stream_leaves_a_valid_file(command, clean_environment):
     argv, path = [*command, "synthesise", LONG, "--stream", "-o", "a.wav", *QUICK], Path("a.wav")

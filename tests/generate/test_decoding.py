@@ -297,7 +297,10 @@ def compiling(model, monkeypatch, tmp_path):
     real = torch.compile
 
     def use(backend):
-        monkeypatch.setattr(torch, "compile", lambda f, *, fullgraph, mode: real(f, fullgraph=fullgraph, backend=backend))
+        def compile(f, *, fullgraph, mode):
+            return real(f, fullgraph=fullgraph, backend=backend)
+
+        monkeypatch.setattr(torch, "compile", compile)
         monkeypatch.setenv("METAVOICE_CACHE", str(tmp_path))
         monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
         monkeypatch.setattr(model, "compiled", None)

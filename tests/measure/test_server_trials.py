@@ -1,4 +1,5 @@
 "Trials of a server: an unreachable server, percentiles, and the memory of a process with children."
+
 import math
 import subprocess
 import sys
@@ -14,8 +15,8 @@ PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!
 
 
 def test_percentiles_and_an_unreachable_server():
-    assert math.isnan(percentile([], .5))
-    assert percentile([3, 1, 2], .99) == 3
+    assert math.isnan(percentile([], 0.5))
+    assert percentile([3, 1, 2], 0.99) == 3
     found = load_test("http://127.0.0.1:9", 2, 4)
     assert found["sentences"] == 0
     assert found["failed"] == {"ConnectError": 4}
@@ -27,6 +28,6 @@ def test_the_memory_of_children_counts():
     with subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE) as process:
         end = time.monotonic() + 60
         while resident_memory(process.pid) < 100 and time.monotonic() < end:
-            time.sleep(.02)
+            time.sleep(0.02)
         assert resident_memory(process.pid) > 100
         process.stdin.close()

@@ -1,4 +1,5 @@
 "Fixtures of the server's tests: a shared server, servers with other settings, and `metavoice serve` as a process."
+
 import io
 import json
 import os
@@ -27,6 +28,7 @@ ENVIRONMENT = os.environ | dict(PYTHONPATH=str(ROOT))
 
 class Client(httpx.Client):
     "An HTTP client with a shortcut for speech."
+
     def speak(self, text=SHORT, **body):
         return self.post("/v1/audio/speech", json=dict(model="nano", input=text) | body)
 
@@ -52,10 +54,12 @@ def run_server(tts, folder, **settings):
 @contextmanager
 def run_process(folder, *flags, **environment):
     "Start `metavoice serve`; yields the process, its address, and a function that returns the lines of its log."
-    path = folder/"log"
-    command = [*COMMAND, "--port", "0", "--threads", "1", "--voices", str(folder/"voices"), *flags]
-    with open(path, "a+b") as log, subprocess.Popen(
-            command, stdout=log, stderr=log, env=ENVIRONMENT | environment) as process:
+    path = folder / "log"
+    command = [*COMMAND, "--port", "0", "--threads", "1", "--voices", str(folder / "voices"), *flags]
+    with (
+        open(path, "a+b") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT | environment) as process,
+    ):
 
         def lines():
             return [json.loads(line) for line in path.read_bytes().splitlines() if line.startswith(b"{")]
@@ -72,17 +76,17 @@ def run_process(folder, *flags, **environment):
                 process.kill()
 
 
-def wait_until_true(condition, seconds=60.):
+def wait_until_true(condition, seconds=60.0):
     "Wait for a condition, and return what it returns."
     end = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < end:
-        time.sleep(.02)
+        time.sleep(0.02)
     return found
 
 
 def check_error(response, status, *words):
     "Check that a response is an error in OpenAI's format, whose message contains words."
-    assert response.status_code == status, response.text
+    assert response.status_code == status, response.content[:500]
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert all(word in error["message"] for word in words), error
@@ -94,6 +98,7 @@ def read_sound(data, **kwargs):
 
 
 # Tests get these functions as fixtures, because test modules don't import from each other.
+
 
 @pytest.fixture(scope="session")
 def wait_until():

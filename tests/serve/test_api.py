@@ -1,4 +1,5 @@
 "Speech over HTTP: OpenAI's client, and the form of MetaVoice's first server."
+
 import json
 import time
 
@@ -10,8 +11,9 @@ import torch
 from metavoice.audio.encode import to_int16
 
 SHORT = "The dog slept."
-LONG = " ".join(["The old man walked to the river.", "Where is the red book?",
-                 "The dog and the cat slept quietly."]*8)
+LONG = " ".join(
+    ["The old man walked to the river.", "Where is the red book?", "The dog and the cat slept quietly."] * 8
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +24,12 @@ def client(served):
 @pytest.mark.parametrize("format", ["wav", "mp3", "opus", "flac"])
 def test_openai_client_in_each_format(client, tmp_path, format):
     speech = client.audio.speech.create(model="nano", voice="rms", input=SHORT, response_format=format)
-    speech.write_to_file(tmp_path/"speech")
-    info = soundfile.info(tmp_path/"speech")
-    assert info.samplerate == 48000 and .3 < info.duration < 8 or format == "wav"
-    samples, rate = soundfile.read(tmp_path/"speech")
-    assert .3 < len(samples)/rate < 8
-    assert abs(samples).max() > .05
+    speech.write_to_file(tmp_path / "speech")
+    info = soundfile.info(tmp_path / "speech")
+    assert info.samplerate == 48000 and 0.3 < info.duration < 8 or format == "wav"
+    samples, rate = soundfile.read(tmp_path / "speech")
+    assert 0.3 < len(samples) / rate < 8
+    assert abs(samples).max() > 0.05
 
 
 def test_openai_client_streams_pcm(client):
@@ -38,8 +40,8 @@ def test_openai_client_streams_pcm(client):
             times.append(time.perf_counter() - began)
             size += len(part)
     assert len(times) > 3
-    assert times[0] < times[-1]/2, times
-    assert 1 < size/2/24000 < 30
+    assert times[0] < times[-1] / 2, times
+    assert 1 < size / 2 / 24000 < 30
 
 
 def test_openai_client_receives_events(client):
@@ -55,12 +57,15 @@ def test_openai_client_lists_models(client):
     assert client.models.retrieve("nano").id == "nano"
 
 
-@pytest.mark.parametrize("body, error, message", [
-    (dict(model="tts-1"), openai.NotFoundError, "no model 'tts-1'"),
-    (dict(speed=1.5), openai.BadRequestError, "speed is 1.5"),
-    (dict(response_format="aac"), openai.BadRequestError, "response_format"),
-    (dict(voice="alloy"), openai.NotFoundError, "no voice 'alloy'"),
-])
+@pytest.mark.parametrize(
+    "body, error, message",
+    [
+        (dict(model="tts-1"), openai.NotFoundError, "no model 'tts-1'"),
+        (dict(speed=1.5), openai.BadRequestError, "speed is 1.5"),
+        (dict(response_format="aac"), openai.BadRequestError, "response_format"),
+        (dict(voice="alloy"), openai.NotFoundError, "no voice 'alloy'"),
+    ],
+)
 def test_openai_client_raises_its_errors(client, body, error, message):
     with pytest.raises(error, match=message):
         client.audio.speech.create(**dict(model="nano", voice="rms", input=SHORT) | body)
@@ -74,15 +79,18 @@ def test_a_seed_gives_the_samples_of_the_library(tts, http, decode):
 
 def test_the_form_of_the_first_server(http, reference, decode):
     audio = dict(audiodata=("a.ogg", reference))
-    forms = [(dict(text=SHORT, guidance="3.0", top_p="0.95"), None), (dict(text=SHORT, speaker_ref_path="slt"), None),
-             (dict(text=SHORT, speaker_ref_path=""), audio)]
+    forms = [
+        (dict(text=SHORT, guidance="3.0", top_p="0.95"), None),
+        (dict(text=SHORT, speaker_ref_path="slt"), None),
+        (dict(text=SHORT, speaker_ref_path=""), audio),
+    ]
     for form, files in forms:
         response = http.post("/tts", data=form, files=files)
         assert response.status_code == 200, response.text
         assert response.headers["content-type"] == "audio/wav"
         samples, rate = decode(response.content)
         assert rate == 48000
-        assert .3 < len(samples)/rate < 8
+        assert 0.3 < len(samples) / rate < 8
 
 
 def test_invalid_forms_are_refused(http, reference, assert_error):

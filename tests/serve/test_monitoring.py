@@ -1,4 +1,5 @@
 "Metrics, and a log without the texts of users."
+
 import json
 import os
 import subprocess
@@ -36,9 +37,13 @@ def test_health_and_metrics(http):
     assert http.get("/health/live").status_code == http.get("/health/ready").status_code == 200
     http.speak()
     text = http.get("/metrics").text
-    for name in ('metavoice_requests_total{route="/v1/audio/speech",status="200"}', "metavoice_batch_rows_bucket",
-                 "metavoice_audio_seconds_total", "metavoice_first_byte_seconds_count",
-                 "process_resident_memory_bytes"):
+    for name in (
+        'metavoice_requests_total{route="/v1/audio/speech",status="200"}',
+        "metavoice_batch_rows_bucket",
+        "metavoice_audio_seconds_total",
+        "metavoice_first_byte_seconds_count",
+        "process_resident_memory_bytes",
+    ):
         assert name in text, name
     http.get("/some/path/of/a/stranger")
     assert "stranger" not in http.get("/metrics").text

@@ -1,9 +1,11 @@
 "Errors after the first sound of a response."
+
 import httpx
 import pytest
 
-LONG = " ".join(["The old man walked to the river.", "Where is the red book?",
-                 "The dog and the cat slept quietly."]*8)
+LONG = " ".join(
+    ["The old man walked to the river.", "Where is the red book?", "The dog and the cat slept quietly."] * 8
+)
 
 
 @pytest.mark.parametrize("stream_format", ["audio", "sse"])

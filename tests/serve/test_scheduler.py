@@ -1,21 +1,21 @@
 "Batches that are shared between requests."
+
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 from metavoice.audio.encode import to_int16
 
-TEXTS = ["The dog slept.", "Where is the red book?", "The old man walked to the river.",
-         "The dog and the cat slept quietly."]*2
+TEXTS = ["The dog slept.", "Where is it?", "Hello there.", "The cat slept."]
 
 
 def test_requests_share_batches_and_keep_their_sound(server, tts, http, decode):
     scheduler = server.service.speech_service.scheduler
     steps, tokens = scheduler.steps, scheduler.tokens
-    with ThreadPoolExecutor(8) as pool:
-        responses = list(pool.map(lambda n: http.speak(TEXTS[n], seed=n, response_format="wav"), range(8)))
+    with ThreadPoolExecutor(4) as pool:
+        responses = list(pool.map(lambda n: http.speak(TEXTS[n], seed=n, response_format="wav"), range(4)))
     assert {response.status_code for response in responses} == {200}
-    assert (scheduler.tokens - tokens)/(scheduler.steps - steps) > 2.5
+    assert (scheduler.tokens - tokens) / (scheduler.steps - steps) > 2.5
     for response, audio in zip(responses, tts.synthesise(TEXTS[:2], seed=[0, 1])):
         heard, _ = decode(response.content, dtype="int16")
         assert torch.equal(torch.from_numpy(heard), to_int16(audio.samples))

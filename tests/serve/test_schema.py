@@ -1,4 +1,5 @@
 "Requests that don't match the schema, the OpenAPI description, and the documentation page."
+
 import html
 import re
 import shutil
@@ -10,24 +11,48 @@ import soundfile
 from metavoice.serve.schema import SAMPLING_FIELDS
 
 
-@pytest.mark.parametrize("body, word", [
-    (dict(input=""), "input"), (dict(input="   "), "text"), (dict(input="I smile 😀."), "😀"),
-    (dict(input="x "*3000), "4096"), (dict(temperature=11), "temperature"), (dict(top_p=0), "top_p"),
-    (dict(guidance=0.5), "guidance"), (dict(prompt_guidance=0.5), "prompt_guidance"), (dict(top_k=0), "top_k"),
-    (dict(top_k=2.5), "top_k"), (dict(seed=-1), "seed"), (dict(seed=1.5), "seed"), (dict(pitch=1), "pitch"),
-    (dict(voice=7), "voice"), (dict(instructions="Cheerfully."), "instructions"),
-    (dict(stream_format="x"), "stream_format"), (dict(input=7), "input"),
-])
+@pytest.mark.parametrize(
+    "body, word",
+    [
+        (dict(input=""), "input"),
+        (dict(input="   "), "text"),
+        (dict(input="I smile 😀."), "😀"),
+        (dict(input="x " * 3000), "4096"),
+        (dict(temperature=11), "temperature"),
+        (dict(top_p=0), "top_p"),
+        (dict(guidance=0.5), "guidance"),
+        (dict(prompt_guidance=0.5), "prompt_guidance"),
+        (dict(top_k=0), "top_k"),
+        (dict(top_k=2.5), "top_k"),
+        (dict(seed=-1), "seed"),
+        (dict(seed=1.5), "seed"),
+        (dict(pitch=1), "pitch"),
+        (dict(voice=7), "voice"),
+        (dict(instructions="Cheerfully."), "instructions"),
+        (dict(stream_format="x"), "stream_format"),
+        (dict(input=7), "input"),
+    ],
+)
 def test_invalid_fields_are_refused(http, assert_error, body, word):
     body = dict(model="nano", input="The dog slept.") | body
     assert_error(http.post("/v1/audio/speech", json=body), 400, word)
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"{", b"[]", b"null", b'{"model":"nano","input":"\\ud800"}', b'{"model":"nano","input":"a","temperature":NaN}',
-    b'{"model":"nano","input":"a","top_p":1e999}', b"\xff\xfe",
-    b'{"model":"nano","input":"a","seed":' + b"9"*5000 + b"}", b"["*90_000,
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"model":"nano","input":"\\ud800"}',
+        b'{"model":"nano","input":"a","temperature":NaN}',
+        b'{"model":"nano","input":"a","top_p":1e999}',
+        b"\xff\xfe",
+        b'{"model":"nano","input":"a","seed":' + b"9" * 5000 + b"}",
+        b"[" * 90_000,
+    ],
+)
 def test_invalid_json_is_refused(http, assert_error, content):
     headers = {"Content-Type": "application/json"}
     assert_error(http.post("/v1/audio/speech", content=content, headers=headers), 400)
@@ -38,15 +63,24 @@ def test_all_sampling_options_have_an_effect(http, tts, decode):
     sampling = dict(top_k=20, prompt_guidance=1.5)
     body = dict(seed=5, response_format="wav", voice="slt", guidance=2, **sampling)
     heard, _ = decode(http.speak("Hello.", **body).content, dtype="float32")
-    expected = tts.synthesise("Hello.", "slt", seed=5, guidance=2., **sampling).samples
+    expected = tts.synthesise("Hello.", "slt", seed=5, guidance=2.0, **sampling).samples
     assert len(heard) == len(expected)
     assert abs(heard - expected.clamp(-1, 1).numpy()).max() < 1e-4
 
 
 def test_the_api_is_described(http):
     schema = http.get("/openapi.json").json()
-    assert {"/v1/audio/speech", "/tts", "/v1/voices", "/v1/voices/{voice_id}", "/v1/models", "/health", "/health/live",
-            "/health/ready", "/metrics"} <= set(schema["paths"])
+    assert {
+        "/v1/audio/speech",
+        "/tts",
+        "/v1/voices",
+        "/v1/voices/{voice_id}",
+        "/v1/models",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+    } <= set(schema["paths"])
     request = schema["components"]["schemas"]["SpeechRequest"]
     assert request["examples"]
     assert set(SAMPLING_FIELDS) <= set(request["properties"])
@@ -59,7 +93,7 @@ def test_the_api_is_described(http):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl isn't installed")
 def test_the_examples_of_the_page_run(server, http, tts, tmp_path):
-    soundfile.write(tmp_path/"me.wav", *soundfile.read(tts.bundle.voices["slt"]))
+    soundfile.write(tmp_path / "me.wav", *soundfile.read(tts.bundle.voices["slt"]))
     page = html.unescape(http.get("/docs").text)
     blocks = re.findall(r"<pre>(.*?)</pre>", page, flags=re.S)
     calls = [call for block in blocks for call in re.split(r"\n(?=curl)", block) if call]

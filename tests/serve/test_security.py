@@ -1,4 +1,5 @@
 "API keys, hosts, origins, and limits on the size of a request."
+
 import httpx
 import openai
 
@@ -40,13 +41,13 @@ def test_allowed_hosts_and_origins_are_served(serve, assert_error):
 def endless_upload():
     yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
     for _ in range(100):
-        yield b"x"*100_000
+        yield b"x" * 100_000
 
 
 def test_sizes_are_limited_before_the_work(serve, assert_error):
-    with serve(max_text=20, max_upload=.05, max_voices=1) as (_, http):
+    with serve(max_text=20, max_upload=0.05, max_voices=1) as (_, http):
         assert_error(http.speak("This has more than twenty letters."), 400, "up to 20")
-        files = dict(file=("a.ogg", b"x"*1_000_000))
+        files = dict(file=("a.ogg", b"x" * 1_000_000))
         assert_error(http.post("/v1/voices", data=dict(name="a"), files=files), 413, "larger")
         headers = {"Content-Type": "multipart/form-data; boundary=x"}
         try:

@@ -1,4 +1,5 @@
 "The speech service: queue, deadlines, disconnected clients, and the sound of a job."
+
 import json
 import socket
 import threading
@@ -10,18 +11,19 @@ from metavoice.serve.job import Disconnected, SpeechJob
 from metavoice.serve.service import SpeechService
 
 SHORT = "The dog slept."
-LONG = " ".join(["The old man walked to the river.", "Where is the red book?",
-                 "The dog and the cat slept quietly."]*8)
+LONG = " ".join(
+    ["The old man walked to the river.", "Where is the red book?", "The dog and the cat slept quietly."] * 8
+)
 
 
 def test_a_denoised_sentence_with_a_seed_equals_synthesise(tts):
-    options = SpeechOptions().resolve(tts.bundle)
+    options = SpeechOptions(takes=1).resolve(tts.bundle)
     with SpeechService(tts) as service:
         jobs = [SpeechJob(tts.segments([SHORT], seed=5), options, deterministic=own) for own in (True, False, False)]
         for job in jobs:
             service.submit(job)
         alone, *shared = [torch.cat([audio.samples for audio in job.collect()]) for job in jobs]
-    assert torch.equal(alone, tts.synthesise(SHORT, seed=5).samples)
+    assert torch.equal(alone, tts.synthesise(SHORT, seed=5, takes=1).samples)
     for samples in shared:
         torch.testing.assert_close(samples, alone, atol=1e-5, rtol=0)
 
@@ -30,7 +32,8 @@ def test_a_full_queue_and_a_disconnected_client(serve, wait_until, assert_error)
     with serve(max_batch=1, queue=0, timeout=60, denoise=False) as (server, http):
         service = server.service.speech_service
         with http.stream_speech(LONG) as response:
-            next(response.iter_raw())
+            parts = response.iter_raw()
+            next(parts)  # `parts` is kept, because a stream that is released disconnects
             refused = http.speak()
             assert_error(refused, 429, "no more are accepted")
             assert 1 <= int(refused.headers["retry-after"]) <= 60
@@ -41,7 +44,7 @@ def test_a_full_queue_and_a_disconnected_client(serve, wait_until, assert_error)
 
 
 def test_a_deadline_ends_a_job(serve, wait_until, assert_error):
-    with serve(timeout=.4, denoise=False) as (server, http):
+    with serve(timeout=0.4, denoise=False) as (server, http):
         assert_error(http.speak(LONG, response_format="flac"), 504, "wasn't ready")
         assert wait_until(lambda: not server.service.speech_service.jobs)
 
@@ -51,10 +54,18 @@ def test_a_client_that_disconnects_while_it_waits_frees_its_place(serve, wait_un
         jobs = server.service.speech_service.jobs
         with http.stream_speech(LONG) as response:
             parts = response.iter_raw()
-            next(parts)  # `parts` is kept, because a stream that is released disconnects
+            next(parts)
             body = json.dumps(dict(model="nano", input=LONG)).encode()
-            head = "\r\n".join(["POST /v1/audio/speech HTTP/1.1", "Host: localhost", "Content-Type: application/json",
-                                f"Content-Length: {len(body)}", "", ""]).encode()
+            head = "\r\n".join(
+                [
+                    "POST /v1/audio/speech HTTP/1.1",
+                    "Host: localhost",
+                    "Content-Type: application/json",
+                    f"Content-Length: {len(body)}",
+                    "",
+                    "",
+                ]
+            ).encode()
             with socket.create_connection((http.base_url.host, http.base_url.port)) as waiting:
                 waiting.sendall(head + body)
                 assert wait_until(lambda: len(jobs) == 2)
@@ -66,8 +77,9 @@ def test_a_client_that_disconnects_while_it_waits_frees_its_place(serve, wait_un
 def test_a_waiting_job_gets_an_error_when_the_service_closes(tts, wait_until):
     service, ended, options = SpeechService(tts, max_batch=1, queue=1), threading.Event(), SpeechOptions()
     options = options.resolve(tts.bundle)
-    first, second = [SpeechJob(tts.segments([LONG], tts.voice("rms"), 1), options, deterministic=False)
-                     for _ in range(2)]
+    first, second = [
+        SpeechJob(tts.segments([LONG], tts.voice("rms"), 1), options, deterministic=False) for _ in range(2)
+    ]
     second.on_ready = ended.set
     for job in (first, second):
         service.submit(job)

@@ -1,4 +1,5 @@
 "Registered voices: over HTTP, and after a crash."
+
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def test_invalid_and_taken_names_are_refused(tts, http, server, reference, asser
     key, other = upload(http, "Ada Lovelace", reference).json()["id"], Path(tts.bundle.voices["slt"]).read_bytes()
     assert_error(upload(http, "ada lovelace", other), 409, "another voice")
     assert_error(upload(http, "rms", other), 409, "of the model")
-    for name in ("../evil", "a/b", ".", "x"*65, "..\\evil", "a\nb"):
+    for name in ("../evil", "a/b", ".", "x" * 65, "..\\evil", "a\nb"):
         assert_error(upload(http, name, other), 400)
     assert_error(http.delete("/v1/voices/rms"), 409)
     assert_error(http.delete("/v1/voices/nobody"), 404)
@@ -80,5 +81,5 @@ def test_registered_voices_survive_a_killed_process(tmp_path, serve_process, wai
         assert set(registered) <= found
         body = dict(model="nano", input=SHORT, voice=registered[0])
         assert httpx.post(f"{url}/v1/audio/speech", json=body, timeout=60).status_code == 200
-    for path in (tmp_path/"voices").glob("voice_*"):
+    for path in (tmp_path / "voices").glob("voice_*"):
         Voice.load(path)

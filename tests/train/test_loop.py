@@ -280,7 +280,8 @@ def two_processes(tmp_path_factory):
 def test_two_processes_learn_as_one_with_twice_the_batches(tmp_path, two_processes, jobs):
     "They share the order of batches; the first one writes the log, with the mean of both."
     jobs.shared_batches(tmp_path / "one", 4)
-    paths = (two_processes / "two" / "rank0.json", two_processes / "two" / "rank1.json", tmp_path / "one" / "rank0.json")
+    two = two_processes / "two"
+    paths = (two / "rank0.json", two / "rank1.json", tmp_path / "one" / "rank0.json")
     (n, a), (m, b), (k, c) = (json.loads(path.read_text()) for path in paths)
     assert (n, m, k) == (2, 2, 1) and a == b and a == pytest.approx(c, abs=1e-5)
     one, two = ([line["loss"] for line in read_log(path)] for path in (tmp_path / "one", two_processes / "two"))

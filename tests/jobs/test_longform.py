@@ -1,0 +1,149 @@
+"Long texts: the same file after any interruption, errors that leave nothing behind, and flat memory."
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import soundfile
+import torch
+
+import metavoice.jobs.longform as longform
+from metavoice.audio.encode import to_int16
+from metavoice.core.errors import MetaVoiceError, OptionError, OutputError, TextError
+from metavoice.generate.segments import SEGMENTS_PER_SECTION
+from metavoice.generate.voice import Voice
+from metavoice.jobs.longform import read_aloud
+
+NUMBERS = "one two three four five six seven eight nine ten".split()
+BOOK = "\n\n".join(f"The dog number {word} slept." for word in NUMBERS * 4)
+TEXTS = ["The dog slept.", "Where is the red book?", "The cat slept.", "He went home.", "She sat down.", "It rained."]
+
+
+def interrupt_after(segments):
+    "A callback that interrupts a job after so many segments."
+
+    def on_progress(stage, done, of):
+        if stage == "speech" and done == segments:
+            raise KeyboardInterrupt
+
+    return on_progress
+
+
+def test_a_book_equals_synthesise(tts, tmp_path):
+    text = "The dog slept.\n\nWhere is the red book?"
+    done = read_aloud(tts, text, tmp_path / "a.flac", seed=3, takes=2)
+    audio = tts.synthesise(text, seed=3, takes=2)
+    got, rate = soundfile.read(tmp_path / "a.flac", dtype="int16")
+    assert rate == audio.sample_rate == done["sample_rate"]
+    assert torch.equal(torch.from_numpy(got), to_int16(audio.samples))
+    assert done["duration"] == pytest.approx(audio.duration) and done["pieces"] >= 2
+    assert os.listdir(tmp_path) == ["a.flac"]
+
+
+@pytest.mark.parametrize("after", [
+    1, SEGMENTS_PER_SECTION - 1, SEGMENTS_PER_SECTION, SEGMENTS_PER_SECTION + 1, 2 * SEGMENTS_PER_SECTION + 5, 39,
+])
+def test_resumed_after_any_segment_it_is_the_same_file(tts, quick, tmp_path, after):
+    options = dict(denoise=after == SEGMENTS_PER_SECTION + 1)  # once is enough; it takes most of the time
+    whole = read_aloud(tts, BOOK, tmp_path / "whole.wav", seed=5, **options)
+    with pytest.raises(KeyboardInterrupt):
+        read_aloud(tts, BOOK, tmp_path / "a.wav", seed=5, resume=True, on_progress=interrupt_after(after), **options)
+    assert sorted(os.listdir(tmp_path)) == ["a.wav.parts", "whole.wav"]
+    quick.clear()
+    done = read_aloud(tts, BOOK, tmp_path / "a.wav", resume=True, **options)
+    assert whole["pieces"] == 40 and done["resumed"] == after and done["seed"] == 5
+    assert [segment.number for segment in quick] == list(range(after, 40))
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["a.wav", "whole.wav"]
+
+
+def test_the_journal_stays_small(tts, quick, tmp_path):
+    most = []
+
+    def count(stage, done, of):
+        if stage == "speech":
+            most.append(len(list((tmp_path / "a.wav.parts").glob("piece-*"))))
+
+    read_aloud(tts, BOOK, tmp_path / "a.wav", seed=5, resume=True, denoise=False, on_progress=count)
+    assert max(most) == SEGMENTS_PER_SECTION - 1 and most[SEGMENTS_PER_SECTION-1] == 0
+
+
+def test_the_journal_of_another_job(tts, quick, tmp_path):
+    path, own = tmp_path / "a.wav", dict(text=BOOK, denoise=False, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        read_aloud(tts, path=path, seed=5, on_progress=interrupt_after(1), **own)
+    other_voice = Voice(tts.voice().embedding.flip(0))
+    changes = (dict(text=BOOK + "."), dict(seed=6), dict(temperature=.123), dict(top_k=7), dict(denoise=True),
+               dict(voice=other_voice))
+    for change in changes:
+        with pytest.raises(OptionError, match="is from another job"):
+            read_aloud(tts, path=path, **(own | change))
+    (tmp_path / "a.wav.parts" / "job.json").write_text("{")
+    with pytest.raises(OptionError, match="can't read the journal"):
+        read_aloud(tts, BOOK, path, resume=True)
+
+
+def test_errors_leave_nothing_behind(tts, quick, tmp_path, monkeypatch):
+    (tmp_path / "old.wav").write_text("precious")
+    cases = [("Hello. \n\nsilence", "old.wav", MetaVoiceError, "nothing was said"),
+             ("😀", "old.wav", TextError, "position 0"), ("Hello.", "a.docx", OutputError, "'.docx'"),
+             ("Hello.", "no/a.wav", OutputError, "No such file")]
+    for text, path, error, words in cases:
+        with pytest.raises(error, match=words):
+            read_aloud(tts, text, tmp_path / path, denoise=False)
+    with pytest.raises(OutputError, match="No such file"):
+        read_aloud(tts, "Hello.", tmp_path / "no" / "a.wav", resume=True, denoise=False)
+
+    def full_disk(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(longform, "atomic_write", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        read_aloud(tts, "Hello.", tmp_path / "old.wav", denoise=False)
+    assert os.listdir(tmp_path) == ["old.wav"] and (tmp_path / "old.wav").read_text() == "precious"
+
+
+def test_memory_stays_flat(tts, quick, tmp_path, monkeypatch):
+    written = []
+
+    class Writer:
+        def __enter__(self):
+            return lambda samples: written.append(len(samples))
+
+        def __exit__(self, *exception):
+            pass
+
+    monkeypatch.setattr(longform, "open_sound_file", lambda *args: Writer())
+    read_aloud(tts, "The dog slept.\n\n" * 100, tmp_path / "a.wav", seed=1, denoise=False)
+    assert len(written) == 100 and max(written) < 1400 + round(.6 * 24000) + 1
+
+
+def test_strange_texts(tts, quick, tmp_path):
+    for text, most in (("Hello", 1), ("word " * 5000, 5000), ("." * 300 + "a" + "?!" * 300, 99), ("a " * 100, 100)):
+        done = read_aloud(tts, text, tmp_path / "a.wav", seed=1, denoise=False)
+        assert 1 <= done["pieces"] <= most and done["duration"] > 0
+    assert all(any(c.isalnum() for c in segment.text) for segment in quick)
+    with pytest.raises(TextError, match="nothing to say"):
+        read_aloud(tts, "?! ..." * 100, tmp_path / "b.wav", denoise=False)
+    with pytest.raises(TextError, match="'2'.*at position 0.*outside the tokeniser"):
+        read_aloud(tts, "2048 " * 500, tmp_path / "b.wav", denoise=False)
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
+def test_a_book_survives_kill_9(tts, tmp_path, command):
+    text, options = "\n\n".join(TEXTS), dict(denoise=False, vocoder="codec", takes=1)
+    arguments = ["synthesise", text, "--resume", "-o", str(tmp_path / "a.flac"), "--seed", "9", "--no-denoise",
+                 "--vocoder", "codec", "--takes", "1", "--batch-size", "1", "-q"]
+    process = subprocess.Popen([*command.args, *arguments], env=command.env, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE)
+    while not list(tmp_path.glob("a.flac.parts/piece-*")) and process.poll() is None:
+        time.sleep(.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    assert os.listdir(tmp_path) == ["a.flac.parts"]
+    done = read_aloud(tts, text, tmp_path / "a.flac", resume=True, **options)
+    read_aloud(tts, text, tmp_path / "b.flac", seed=9, **options)
+    assert 1 <= done["resumed"] < done["pieces"]
+    assert (tmp_path / "a.flac").read_bytes() == (tmp_path / "b.flac").read_bytes()
