@@ -152,7 +152,7 @@ def benchmark_loading(
             what += f", peak memory against the {'' if method == 'none' else 'unquantised '}weights"
             yield BenchmarkResult(what, peak / weights, '×', 1.2 if has_target else None, most=True)
 
-# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #1a65605b
+# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #8c753d98
 LONG_TEXT_SCRIPT = '''
 import sys
 from metavoice.generate.tts import TTS
@@ -175,7 +175,7 @@ def benchmark_long_text(
     if not has_proc():
         yield BenchmarkResult('nano: a long text', None, '×', note='needs the /proc of Linux')
         return
-    words = (BENCHMARK_TEXT.split() * 700)[:200 if quick else 10_000]
+    words = (BENCHMARK_TEXT.split() * 700)[:90 if quick else 10_000]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, '-c', LONG_TEXT_SCRIPT, str(Path(folder) / 'book.flac')]
         run = dict(check=True, capture_output=True, text=True, env=subprocess_env())

@@ -19,8 +19,7 @@ from ..models.gpt import GPT
 from .settings import FinetuneConfig
 
 # %% auto #0
-__all__ = ['BUNDLE_PARTS', 'load_trained_decoder', 'reference_to_base', 'licence_of', 'write_adapter', 'merge_weights',
-           'write_merged']
+__all__ = ['load_trained_decoder', 'reference_to_base', 'licence_of', 'write_adapter', 'merge_weights', 'write_merged']
 
 # %% ../../nbs/train/16_export.ipynb #71568a71
 def load_trained_decoder(
@@ -105,10 +104,7 @@ def merge_weights(
         if '.lora_' not in name:
             parameters[name.replace('.base_layer', '')].data.copy_(t)
 
-# %% ../../nbs/train/16_export.ipynb #5c3a8698
-BUNDLE_PARTS = ('tokeniser', 'first', 'second', 'codec', 'speaker_encoder', 'mbd', 'listener')
-
-
+# %% ../../nbs/train/16_export.ipynb #66eb1cdd
 def write_merged(
     path: str | Path,  # the folder of the bundle
     base: Bundle,  # with the new tokeniser if there is one; changed in place
@@ -124,11 +120,10 @@ def write_merged(
         merge_weights(getattr(base, stage), trained, config)
     if decoder is not None:
         load_trained_decoder(base, decoder)
-    entries, parts = base.manifest['parts'], {}
-    for part in BUNDLE_PARTS:
+    parts = {}
+    for part, entry in base.manifest['parts'].items():
         if part != 'listener' or not config.tokeniser:
-            elsewhere = part in entries and 'repo' in entries[part]
-            parts[part] = entries[part] if elsewhere else getattr(base, part) if part in entries else None
+            parts[part] = entry if 'repo' in entry else getattr(base, part)
     return write_bundle(
         path,
         name=name,
