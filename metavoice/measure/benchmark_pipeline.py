@@ -152,7 +152,7 @@ def benchmark_loading(
             what += f", peak memory against the {'' if method == 'none' else 'unquantised '}weights"
             yield BenchmarkResult(what, peak / weights, '×', 1.2 if has_target else None, most=True)
 
-# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #8c753d98
+# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #e8bdaacc
 LONG_TEXT_SCRIPT = '''
 import sys
 from metavoice.generate.tts import TTS
@@ -186,13 +186,13 @@ def benchmark_long_text(
     rest = memory[start:]
     drift = max(abs(o / memory[start] - 1) for o in rest)
     yield BenchmarkResult(
-        f'nano: a text of {len(words):,} words, change of memory after minute {minutes * start / len(memory):.0f}',
+        f'nano: a text of {len(words):,} words, change of memory after minute {minutes * start / len(memory):.2g}',
         100 * drift, '%', 10, most=True,
-        note=f"{minutes:.0f} minutes of sound; {memory[start]:.0f} MB then, "
+        note=f"{minutes:.2g} minutes of sound; {memory[start]:.0f} MB then, "
              f"{min(rest):.0f} to {max(rest):.0f} MB after, {memory[-1]:.0f} MB at the end",
     )
 
-# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #2741bbd2
+# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #4ef6b31c
 def time_diffusion(
     band,  # of a `MultiBandDiffusion`
     latent: Tensor,  # (1, latent_dim, frames)
@@ -211,7 +211,7 @@ def time_diffusion(
             def predict(x, step, _):
                 return band.unet(x, step, latent)
         else:
-            condition = band.unet.condition(latent, band.unet.columns(length))
+            condition = band.unet.condition(latent, band.unet.bottleneck_length(length))
 
             def predict(x, step, _):
                 return band.unet(x, step, condition=condition)

@@ -310,6 +310,7 @@ def compiling(model, monkeypatch, tmp_path):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_a_compiled_step_gives_the_same(model, many, monkeypatch, compiling):
     """One graph without branches, made once for rows that come and go and buffers that grow.
 

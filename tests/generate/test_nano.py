@@ -46,6 +46,7 @@ def test_each_voice_is_closest_to_itself(tts, said):
     assert right >= .75 * len(said), right
 
 
+@pytest.mark.slow
 def test_a_sentence_is_speech(tts):
     audio = tts.synthesise("The first sentence that metavoice ever spoke.", seed=0)
     assert 1.5 < audio.duration < 6

@@ -256,6 +256,7 @@ def test_rows_of_one_batch_do_not_disturb_each_other(tts):
     assert isinstance(out["bad"], TextError) and torch.equal(out["b"], to_int16(alone.samples))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
 def test_kill_9_loses_no_row_and_repeats_none(tts, tmp_path, command, write_table, read_results):
     rows = [f"r{n},{text}\n" for n, text in enumerate(TEXTS)]

@@ -120,7 +120,7 @@ def test_memory_stays_flat(tts, quick, tmp_path, monkeypatch):
 
 
 def test_strange_texts(tts, quick, tmp_path):
-    for text, most in (("Hello", 1), ("word " * 5000, 5000), ("." * 300 + "a" + "?!" * 300, 99), ("a " * 100, 100)):
+    for text, most in (("Hello", 1), ("word " * 1000, 1000), ("." * 300 + "a" + "?!" * 300, 99), ("a " * 100, 100)):
         done = read_aloud(tts, text, tmp_path / "a.wav", seed=1, denoise=False)
         assert 1 <= done["pieces"] <= most and done["duration"] > 0
     assert all(any(c.isalnum() for c in segment.text) for segment in quick)
@@ -131,6 +131,7 @@ def test_strange_texts(tts, quick, tmp_path):
     assert os.listdir(tmp_path) == ["a.wav"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
 def test_a_book_survives_kill_9(tts, tmp_path, command):
     text, options = "\n\n".join(TEXTS), dict(denoise=False, vocoder="codec", takes=1)
