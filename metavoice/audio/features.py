@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.errors import OptionError
 
 # %% auto #0
-__all__ = ['MIN_PITCH', 'MAX_PITCH', 'resample', 'mel_filters', 'stft_magnitude', 'mel_spectrogram', 'log_mel', 'estimate_pitch',
+__all__ = ['MIN_PITCH', 'MAX_PITCH', 'resample', 'mel_filters', 'stft_magnitude', 'mel_spectrogram', 'estimate_pitch',
            'trim_silence', 'loudness', 'soft_limit', 'normalise_loudness', 'ResampleStream']
 
 # %% ../../nbs/audio/00_features.ipynb #ed8d088e
@@ -82,7 +82,7 @@ def mel_spectrogram(
     power = stft_magnitude(x, n_fft, hop).square().transpose(-1, -2)
     return power @ mel_filters(sample_rate, n_fft, n_mels).to(x)
 
-# %% ../../nbs/audio/00_features.ipynb #37412967
+# %% ../../nbs/audio/00_features.ipynb #b61d430f
 def log_mel(
     x: Tensor,  # (..., time)
     sample_rate: int = 24000,  # Hz

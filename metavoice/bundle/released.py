@@ -19,13 +19,12 @@ from ..models.mbd import MultiBandDiffusion
 from ..models.unet import UNetConfig
 
 # %% auto #0
-__all__ = ['CONTAINER_TYPES', 'READ_ERRORS', 'SCHEDULE_NAMES', 'UNET_DEFAULTS', 'RELEASED_REPO', 'ENCODEC_REPO', 'MBD_REPO',
-           'PINNED_REVISIONS', 'RELEASED_LICENCES', 'DEFAULT_GENERATION_OPTIONS', 'MANIFEST_FORMAT', 'is_safe_global',
-           'make_inert_class', 'empty_dict', 'safe_torch_load', 'omegaconf_to_container', 'check_band_config',
-           'convert_band_config', 'load_released_mbd', 'make_hub_entry', 'make_released_manifest',
-           'convert_stage_config']
+__all__ = ['SCHEDULE_NAMES', 'UNET_DEFAULTS', 'RELEASED_REPO', 'ENCODEC_REPO', 'MBD_REPO', 'PINNED_REVISIONS',
+           'RELEASED_LICENCES', 'DEFAULT_GENERATION_OPTIONS', 'MANIFEST_FORMAT', 'make_inert_class', 'empty_dict',
+           'safe_torch_load', 'omegaconf_to_container', 'check_band_config', 'convert_band_config', 'load_released_mbd',
+           'make_hub_entry', 'make_released_manifest', 'convert_stage_config']
 
-# %% ../../nbs/bundle/00_released.ipynb #6d186567
+# %% ../../nbs/bundle/00_released.ipynb #4f31164e
 CONTAINER_TYPES = "dict list tuple set str int float bool bytes object NoneType".split()
 READ_ERRORS = (
     OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError, AssertionError, IndexError,

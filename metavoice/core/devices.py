@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ['DEVICE_NAMES', 'ONEDNN_ISAS', 'UNIT_ISAS', 'UNIT_PROBES', 'DTYPES', 'M_ARENA_MAX', 'pick_device', 'is_unit_allowed',
-           'cpu_units', 'has_amx', 'has_onednn_bfloat16', 'has_onednn_int8', 'prefers_fbgemm', 'int8_backend',
-           'has_native_bfloat16', 'pick_dtype', 'malloc_trim', 'limit_malloc_arenas']
+__all__ = ['DEVICE_NAMES', 'DTYPES', 'M_ARENA_MAX', 'pick_device', 'has_amx', 'has_onednn_bfloat16', 'has_onednn_int8',
+           'prefers_fbgemm', 'int8_backend', 'has_native_bfloat16', 'pick_dtype', 'malloc_trim', 'limit_malloc_arenas']
 
 # %% ../../nbs/core/02_devices.ipynb #4d281a09
 DEVICE_NAMES = 'cpu, cuda, cuda:N or mps'
@@ -49,7 +48,7 @@ def pick_device(
         raise OptionError(f"device {device!r} isn't available here; this machine has {count} CUDA device(s)")
     return found
 
-# %% ../../nbs/core/02_devices.ipynb #58429641
+# %% ../../nbs/core/02_devices.ipynb #23ee4d53
 ONEDNN_ISAS = (
     'SSE41',
     'AVX',

@@ -19,9 +19,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from .errors import OptionError
 
 # %% auto #0
-__all__ = ['NO_FLAG', 'PositiveInt', 'PositiveFloat', 'Proportion', 'TYPE_NAMES', 'PARSERS', 'Range', 'FieldSpec', 'parse_hint',
-           'field_specs', 'parse_bool', 'parse_words', 'parse_list', 'convert_value', 'check_value', 'Settings',
-           'parse_yaml', 'read_config', 'make_config', 'save_config', 'field_comments', 'flag_options', 'add_flags']
+__all__ = ['NO_FLAG', 'PositiveInt', 'PositiveFloat', 'Proportion', 'TYPE_NAMES', 'Range', 'FieldSpec', 'parse_hint',
+           'field_specs', 'check_value', 'Settings', 'parse_yaml', 'read_config', 'make_config', 'save_config',
+           'field_comments', 'flag_options', 'add_flags']
 
 # %% ../../nbs/core/04_settings.ipynb #81e1d8ec
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def field_specs(
     hints = get_type_hints(cls, include_extras=True)
     return {f.name: parse_hint(hints[f.name]) for f in fields(cls)}
 
-# %% ../../nbs/core/04_settings.ipynb #68a9a165
+# %% ../../nbs/core/04_settings.ipynb #4783c2ff
 def parse_bool(text: str) -> bool:
     "Read yes, true, on and 1, or no, false, off and 0; raises `ValueError`."
     word = text.strip().lower()

@@ -13,9 +13,9 @@ from ..core.errors import OptionError
 from .tokeniser import Tokeniser
 
 # %% auto #0
-__all__ = ['EXTRA_SENTENCE_ENDS', 'SENTENCE_BLOCK', 'ABBREVIATIONS', 'NUMBER_ABBREVIATIONS', 'CLAUSE_ENDS', 'BREAK_FUNCTIONS',
-           'PAUSES', 'SENTENCE_END', 'CLAUSE_END', 'sentence_breaks', 'ends_sentence', 'clause_breaks', 'word_breaks',
-           'character_breaks', 'code_point_breaks', 'merge_parts', 'split_text', 'pause_after', 'split_with_pauses']
+__all__ = ['EXTRA_SENTENCE_ENDS', 'SENTENCE_BLOCK', 'ABBREVIATIONS', 'NUMBER_ABBREVIATIONS', 'CLAUSE_ENDS', 'PAUSES',
+           'SENTENCE_END', 'CLAUSE_END', 'sentence_breaks', 'ends_sentence', 'clause_breaks', 'word_breaks',
+           'character_breaks', 'code_point_breaks', 'merge_parts', 'pause_after', 'split_with_pauses']
 
 # %% ../../nbs/text/01_split.ipynb #682dcf77
 EXTRA_SENTENCE_ENDS = re.compile(
@@ -141,7 +141,7 @@ def merge_parts(
     even = _join_greedily(parts, size, min(limit, sum(sizes) // len(sizes) + max(map(size, parts))))
     return even if len(even) == len(first) else first
 
-# %% ../../nbs/text/01_split.ipynb #13697037
+# %% ../../nbs/text/01_split.ipynb #4655f485
 BREAK_FUNCTIONS = (sentence_breaks, clause_breaks, word_breaks, character_breaks, code_point_breaks)
 
 

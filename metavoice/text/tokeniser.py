@@ -18,8 +18,8 @@ from fastcore.basics import patch
 from ..core.errors import BundleError, OptionError, TextError
 
 # %% auto #0
-__all__ = ['ASCII_REPLACEMENTS', 'LATIN1', 'SPLIT_PATTERN', 'END_OF_TEXT', 'compose_nfc', 'replace_character', 'normalise',
-           'check_text', 'count_words', 'learn_merges', 'Tokeniser']
+__all__ = ['ASCII_REPLACEMENTS', 'LATIN1', 'SPLIT_PATTERN', 'END_OF_TEXT', 'compose_nfc', 'normalise', 'check_text',
+           'count_words', 'learn_merges', 'Tokeniser']
 
 # %% ../../nbs/text/00_tokeniser.ipynb #804df1f3
 ASCII_REPLACEMENTS = {
@@ -74,7 +74,7 @@ def compose_nfc(text: str) -> list:  # of (character, its position in the text)
         start = end
     return out
 
-# %% ../../nbs/text/00_tokeniser.ipynb #b9a68091
+# %% ../../nbs/text/00_tokeniser.ipynb #61832226
 def replace_character(character: str) -> str | None:  # None: it has no replacement
     "Return what stands for a character outside the alphabet: a space, nothing for an invisible one, or ASCII."
     if character in ASCII_REPLACEMENTS:
