@@ -1,5 +1,8 @@
 "Functions that tests of several rooms share."
 import time
+from contextlib import contextmanager
+
+import pytest
 
 
 def until(condition, seconds=600):
@@ -16,3 +19,21 @@ def until(condition, seconds=600):
             return found
         time.sleep(0.1)
     raise AssertionError(f"the condition did not hold within {seconds} s" + (f": {last.msg}" if last else ""))
+
+
+def assert_near(got, expected, tolerance=1e-4):
+    "Compare two tensors; the tolerance is relative to the standard deviation of the second."
+    assert got.shape == expected.shape
+    error = (got - expected).abs().max() / expected.std()
+    assert error <= tolerance, f"the error is {error:.2e} of the standard deviation; at most {tolerance:.0e} is allowed"
+
+
+@contextmanager
+def raises_one_line(error_type, *words):
+    "Expect an error whose message is one line that contains all words."
+    with pytest.raises(error_type) as error:
+        yield
+    text = str(error.value)
+    assert text.strip() and "\n" not in text
+    for word in words:
+        assert word in text, text

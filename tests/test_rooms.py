@@ -158,7 +158,8 @@ def state():
         'threads': (torch.get_num_threads(), torch.get_num_interop_threads()), 'running': threading.active_count(),
         'deterministic': torch.are_deterministic_algorithms_enabled(),
         'precision': torch.get_float32_matmul_precision(), 'tf32': (cuda.matmul.allow_tf32, cudnn.allow_tf32),
-        'benchmark': cudnn.benchmark, 'cudnn': (cudnn.enabled, cudnn.deterministic), 'cuda': torch.cuda.is_initialized(),
+        'benchmark': cudnn.benchmark, 'cudnn': (cudnn.enabled, cudnn.deterministic),
+        'cuda': torch.cuda.is_initialized(),
         'sdp': (cuda.flash_sdp_enabled(), cuda.math_sdp_enabled(), cuda.mem_efficient_sdp_enabled())}
 before = state()
 for name in sys.argv[1:]: importlib.import_module(f'metavoice.{name}')
@@ -176,7 +177,8 @@ def test_imports_do_no_work(tmp_path):
         name: str(folders["home"] / name)
         for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "TORCH_HOME", "METAVOICE_CACHE")
     }
-    own |= dict(HOME=str(folders["home"]), TMPDIR=str(folders["tmp"]), PYTHONPATH=str(ROOT), PYTHONDONTWRITEBYTECODE="1")
+    own |= dict(HOME=str(folders["home"]), TMPDIR=str(folders["tmp"]))
+    own |= dict(PYTHONPATH=str(ROOT), PYTHONDONTWRITEBYTECODE="1")
     names = [module_name(path) for path in MODULES if path.stem != "__main__"]
     run = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL, *names], cwd=folders["cwd"], capture_output=True, text=True,

@@ -28,16 +28,16 @@ from .results import BenchmarkResult, matmul_flops, memory_bandwidth
 
 # %% auto #0
 __all__ = ['BENCHMARK_LAYOUT', 'BENCHMARK_TEXT', 'PROMPT_TOKENS', 'LENGTH_SHARES', 'dtype_name', 'benchmark_machine',
-           'random_gpt', 'bytes_per_step', 'FixedPositionBatch', 'benchmark_config', 'random_large_model',
-           'time_positions', 'benchmark_decoding', 'tokens_per_second', 'benchmark_batching', 'generate_token_ids',
-           'compute_logits', 'benchmark_quantisation']
+           'random_gpt', 'bytes_per_step', 'FixedPositionBatch', 'random_large_model', 'time_positions',
+           'benchmark_decoding', 'tokens_per_second', 'benchmark_batching', 'generate_token_ids', 'compute_logits',
+           'benchmark_quantisation']
 
-# %% ../../nbs/measure/07_benchmark_model.ipynb #235fe31c
+# %% ../../nbs/measure/07_benchmark_model.ipynb #2eb46b71
 def dtype_name(dtype: torch.dtype) -> str:
     "Return the name of a number format without the module: bfloat16."
     return str(dtype).removeprefix('torch.')
 
-
+# %% ../../nbs/measure/07_benchmark_model.ipynb #798bbb9e
 def benchmark_machine(
     quick: bool = False,
 ) -> Iterator[BenchmarkResult]:
@@ -120,28 +120,18 @@ class FixedPositionBatch:
         self.batch.decode_step(self.batch.last.clamp(max=BENCHMARK_LAYOUT.end_of_audio - 1))
         self.batch.cache.advance(-1)
 
-# %% ../../nbs/measure/07_benchmark_model.ipynb #67ec8eaf
-def benchmark_config(
-    size: str,  # 1b or nano
-    quick: bool = False,  # two layers only
-) -> GPTConfig:
-    "Return the shape of a first stage."
-    if size == '1b':
-        return GPTConfig(n_layer=2) if quick else GPTConfig()
-    return load_bundle('nano', 'cpu').first.config
-
-
+# %% ../../nbs/measure/07_benchmark_model.ipynb #00d5b343
 def random_large_model(
     quick: bool = False,  # two layers only
 ) -> tuple[GPT, str]:  # the model and its name
     "Return random weights at the released shape, in the number format that this machine would use."
     dtype = torch.bfloat16 if has_native_bfloat16() else torch.float32
-    model = random_gpt(benchmark_config('1b', quick), dtype)
+    model = random_gpt(GPTConfig(n_layer=2) if quick else GPTConfig(), dtype)
     if packing_pays(model.transformer.wpe.weight.device, dtype):
         quantise(model, PACKED)
     return model, f"1B{', 2 layers,' if quick else ''} {dtype_name(dtype)}"
 
-
+# %% ../../nbs/measure/07_benchmark_model.ipynb #338dd930
 def time_positions(
     model: GPT,
     guidance: float,
@@ -152,7 +142,7 @@ def time_positions(
     batches = {n: FixedPositionBatch(model, 1, n, guidance) for n in (100, 2000)}
     return interleaved_times({n: batch.step for n, batch in batches.items()} | others, rounds)
 
-
+# %% ../../nbs/measure/07_benchmark_model.ipynb #c230d8cb
 def benchmark_decoding(
     quick: bool = False,
 ) -> Iterator[BenchmarkResult]:
@@ -172,7 +162,7 @@ def benchmark_decoding(
     note = f"{bytes_per_step(model, 1, 2000) / bytes_per_step(model, 1, 100):.2f} × as many bytes to read"
     yield BenchmarkResult(f'{what}, no guidance', times[2000] / times[100], '×', 1.15, most=True, note=note)
 
-# %% ../../nbs/measure/07_benchmark_model.ipynb #e4970ef8
+# %% ../../nbs/measure/07_benchmark_model.ipynb #8e85b886
 PROMPT_TOKENS = (6, 12, 20, 9, 24, 16, 11, 15)
 
 LENGTH_SHARES = (1, .7, .9, .8, .95, .6, .85, .75)  # of the longest text
@@ -193,7 +183,7 @@ def tokens_per_second(
     tokens = sum(len(step) for step in steps)
     return tokens / (read_clock() - begin)
 
-
+# %% ../../nbs/measure/07_benchmark_model.ipynb #f454e866
 def benchmark_batching(
     quick: bool = False,
 ) -> Iterator[BenchmarkResult]:
@@ -207,7 +197,7 @@ def benchmark_batching(
     note = f"{batch:.1f} against {single:.1f} tokens/s, for {min(lengths)} to {longest} tokens each"
     yield BenchmarkResult(f'{name}: batch of eight against one at a time', batch / single, '×', 5, note=note)
 
-# %% ../../nbs/measure/07_benchmark_model.ipynb #055e9f3f
+# %% ../../nbs/measure/07_benchmark_model.ipynb #db47bf9c
 @torch.inference_mode()
 def generate_token_ids(
     tts: TTS,
@@ -221,7 +211,7 @@ def generate_token_ids(
     output, = generate(tts.bundle.first, [prompt], speaker, layout=layout, seeds=[0], max_new_tokens=300, **options)
     return output.ids[None, None], speaker
 
-
+# %% ../../nbs/measure/07_benchmark_model.ipynb #39025c6a
 @torch.inference_mode()
 def compute_logits(
     model: GPT,
@@ -231,7 +221,7 @@ def compute_logits(
     "Return the logits of all positions."
     return model(ids, speaker.to(model.transformer.wpe.weight.dtype))[0]
 
-
+# %% ../../nbs/measure/07_benchmark_model.ipynb #59ed2d6e
 def benchmark_quantisation(
     quick: bool = False,
 ) -> Iterator[BenchmarkResult]:

@@ -33,7 +33,7 @@ from .results import BenchmarkResult
 __all__ = ['LOADING_SCRIPT', 'LONG_TEXT_SCRIPT', 'time_synthesis', 'time_cold_start', 'benchmark_nano', 'time_loading',
            'benchmark_loading', 'benchmark_long_text', 'time_diffusion', 'benchmark_diffusion']
 
-# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #5bedb711
+# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #e2684516
 def time_synthesis(
     tts: TTS,
     text: str,
@@ -50,7 +50,7 @@ def time_synthesis(
             best = rtf, timings, audio.duration
     return best
 
-
+# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #12aededf
 def time_cold_start(
     times: int,
 ) -> float:  # seconds
@@ -65,7 +65,7 @@ def time_cold_start(
             took.append(time.perf_counter() - begin)
     return min(took)
 
-
+# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #53e4e198
 def benchmark_nano(
     quick: bool = False,
 ) -> Iterator[BenchmarkResult]:
@@ -93,7 +93,7 @@ def benchmark_nano(
     cold = time_cold_start(1 if quick else 4)
     yield BenchmarkResult('nano: `metavoice synthesise` from a cold start', cold, 's', 5, most=True)
 
-# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #a69d1536
+# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #28cedcca
 LOADING_SCRIPT = '''
 import sys, time
 import torch
@@ -123,7 +123,7 @@ def time_loading(
     seconds, peak, kept = map(float, done.stdout.split())
     return seconds, peak * 2**20, kept * 2**20
 
-
+# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #6a721b5b
 def benchmark_loading(
     quick: bool = False,
     bundle: str | None = None,  # a folder with a model of random weights; a temporary one if None
@@ -192,7 +192,7 @@ def benchmark_long_text(
              f"{min(rest):.0f} to {max(rest):.0f} MB after, {memory[-1]:.0f} MB at the end",
     )
 
-# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #4ef6b31c
+# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #b9186ae4
 def time_diffusion(
     band,  # of a `MultiBandDiffusion`
     latent: Tensor,  # (1, latent_dim, frames)
@@ -220,7 +220,7 @@ def time_diffusion(
     with torch.no_grad():
         return best_time(run, 2)
 
-
+# %% ../../nbs/measure/08_benchmark_pipeline.ipynb #601629b3
 def benchmark_diffusion(
     quick: bool = False,
 ) -> Iterator[BenchmarkResult]:

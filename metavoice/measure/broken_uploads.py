@@ -30,7 +30,7 @@ def encode_sound(
             f.write(samples[at:at + 65536])
     return file.getvalue()
 
-# %% ../../nbs/measure/10_broken_uploads.ipynb #66112c5b
+# %% ../../nbs/measure/10_broken_uploads.ipynb #91949577
 class BrokenUploads:
     "Makes uploads that a server must refuse, from a good recording. Each method returns a file name and its bytes."
     kinds = ('noise', 'header', 'cut', 'misnamed', 'lying', 'bomb', 'crowd')
@@ -91,7 +91,7 @@ class BrokenUploads:
         "A recording of 24 or 8 channels."
         return self.random.choice(self.crowds)
 
-
+# %% ../../nbs/measure/10_broken_uploads.ipynb #2646da02
 def make_broken_uploads(
     n: int,
     recording: bytes,  # a good one, in Ogg

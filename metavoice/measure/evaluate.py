@@ -117,7 +117,7 @@ def measure_speed(
         calls=len(texts),
     )
 
-# %% ../../nbs/measure/04_evaluate.ipynb #58e7f54e
+# %% ../../nbs/measure/04_evaluate.ipynb #d416011d
 @dataclass
 class EvaluationItem:
     "A sentence to synthesise."
@@ -126,7 +126,7 @@ class EvaluationItem:
     run: int
     seed: int
 
-
+# %% ../../nbs/measure/04_evaluate.ipynb #429780d4
 def make_items(
     speakers: dict[str, SpeakerReference],
     texts: list[str],
@@ -256,7 +256,7 @@ class PendingScores:
             self.on_progress()
         return self.results
 
-# %% ../../nbs/measure/04_evaluate.ipynb #1e8cd918
+# %% ../../nbs/measure/04_evaluate.ipynb #e34730dd
 def score_teacher(
     task: EvaluationTask,
     score: Callable,  # from `scoring_pool`
@@ -269,7 +269,7 @@ def score_teacher(
         pending.add((voice, text), score(audio), fields)
     return list(pending.collect().values())
 
-
+# %% ../../nbs/measure/04_evaluate.ipynb #6615ef2f
 def score_model(
     task: EvaluationTask,
     score: Callable,  # from `scoring_pool`
@@ -317,7 +317,7 @@ def describe_task(
         machine=describe_machine(task.tts),
     )
 
-# %% ../../nbs/measure/04_evaluate.ipynb #9284f2b4
+# %% ../../nbs/measure/04_evaluate.ipynb #c3dca09b
 def run_evaluation(
     task: EvaluationTask,
     on_progress: Callable,  # called without arguments after each unit of work
@@ -349,7 +349,7 @@ def run_evaluation(
             write_recordings_manifest(folder, entries)
     return Evaluation(describe_task(task), results + teacher_results, speed)
 
-
+# %% ../../nbs/measure/04_evaluate.ipynb #3f89c20b
 def count_work_units(
     task: EvaluationTask,
     timed: int,  # single calls
@@ -358,7 +358,7 @@ def count_work_units(
     "Return how many units of work a task has: timed calls, recordings, syntheses and scores."
     return timed + len(task.teacher) * teacher + 2 * len(task.speakers) * len(task.texts) * len(task.runs)
 
-
+# %% ../../nbs/measure/04_evaluate.ipynb #a2f2fc07
 def progress_counter(
     on_progress: Callable | None,  # called with ('evaluation', done, total)
     total: int,
@@ -367,7 +367,7 @@ def progress_counter(
     done = itertools.count(1)
     return lambda: on_progress and on_progress('evaluation', next(done), total)
 
-# %% ../../nbs/measure/04_evaluate.ipynb #a60f28d8
+# %% ../../nbs/measure/04_evaluate.ipynb #24d88938
 def check_run_options(
     **options,  # workers, timed, batch_size
 ):
@@ -377,7 +377,7 @@ def check_run_options(
         if not isinstance(value, int) or value < low:
             raise OptionError(f"{name} is {value!r}; use a whole number from {low} up")
 
-
+# %% ../../nbs/measure/04_evaluate.ipynb #19e019b0
 @delegates(make_evaluation_task)
 def evaluate(
     tts: TTS,

@@ -12,7 +12,7 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['subprocess_env', 'cli_command', 'has_proc', 'read_memory', 'resident_memory', 'reset_peak_memory']
 
-# %% ../../nbs/measure/06_processes.ipynb #b6341341
+# %% ../../nbs/measure/06_processes.ipynb #4cff3621
 def subprocess_env() -> dict[str, str]:
     "Return an environment in which a fresh Python process finds this package."
     import metavoice
@@ -20,19 +20,19 @@ def subprocess_env() -> dict[str, str]:
     paths = filter(None, [root, os.environ.get('PYTHONPATH')])
     return {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
 
-
+# %% ../../nbs/measure/06_processes.ipynb #67a24460
 def cli_command(
     *arguments: str,
 ) -> list[str]:
     "Return the command line of a fresh process that runs `metavoice` with these arguments."
     return [sys.executable, '-m', 'metavoice.cli', *arguments]
 
-# %% ../../nbs/measure/06_processes.ipynb #3673ca5e
+# %% ../../nbs/measure/06_processes.ipynb #d216cf25
 def has_proc() -> bool:
     "Whether the system reports the memory of processes as Linux does."
     return Path('/proc/self/clear_refs').exists()
 
-
+# %% ../../nbs/measure/06_processes.ipynb #dad4aa7b
 def read_memory(
     field: str,  # VmRSS or VmHWM
     pid: int | str = 'self',
@@ -43,7 +43,7 @@ def read_memory(
             return int(line.split()[1]) / 1024
     raise ValueError(f"/proc/{pid}/status has no field {field}")
 
-
+# %% ../../nbs/measure/06_processes.ipynb #737b5cee
 def resident_memory(
     pid: int | str = 'self',
 ) -> float:  # MB of 1024² bytes
@@ -53,7 +53,7 @@ def resident_memory(
         total += sum(resident_memory(child) for child in path.read_text().split())
     return total
 
-
+# %% ../../nbs/measure/06_processes.ipynb #f9565722
 def reset_peak_memory():
     "Set the peak of this process's memory, `read_memory('VmHWM')`, to its present memory, on Linux."
     Path('/proc/self/clear_refs').write_text('5')

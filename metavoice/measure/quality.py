@@ -66,7 +66,7 @@ def embed_speaker(
     samples = normalise_loudness(audio.samples, audio.sample_rate, -23.)
     return encoder.embed_audio(Audio(samples, audio.sample_rate)).cpu()
 
-# %% ../../nbs/measure/01_quality.ipynb #84927d1a
+# %% ../../nbs/measure/01_quality.ipynb #513ecd8f
 @dataclass
 class SpeakerReference:
     "A voice to synthesise with and the embedding to compare the result with."
@@ -74,7 +74,7 @@ class SpeakerReference:
     voice: Voice  # input of the model
     embedding: Tensor  # (256,), of the reference at −23 LUFS
 
-
+# %% ../../nbs/measure/01_quality.ipynb #6b74f10e
 def load_speaker_reference(
     tts: TTS,
     source,  # anything `TTS.voice` takes
@@ -132,7 +132,7 @@ def compare_speakers(
         nearest = max(gallery, key=lambda name: float(embedding @ gallery[name].embedding))
     return dict(cosine=float(embedding @ reference.embedding), nearest=nearest)
 
-# %% ../../nbs/measure/01_quality.ipynb #a693b8da
+# %% ../../nbs/measure/01_quality.ipynb #573ec7a3
 @lru_cache(maxsize=1)
 def load_dnsmos():
     "Return the DNSMOS networks of the speechmos wheel, each with one thread, loaded once per process."
@@ -145,7 +145,7 @@ def load_dnsmos():
     model.onnx_sess, model.p808_onnx_sess = sessions
     return model
 
-
+# %% ../../nbs/measure/01_quality.ipynb #fb125bf4
 def score_dnsmos(
     audio: Audio,
 ) -> dict[str, float]:  # overall, signal, background: 1 to 5
@@ -170,7 +170,7 @@ def score_clip(
         scores = score_dnsmos(audio)
     return dict(heard=recogniser(audio) if recogniser else None, **scores)
 
-# %% ../../nbs/measure/01_quality.ipynb #63fdcc4c
+# %% ../../nbs/measure/01_quality.ipynb #90aa6d2f
 def spawn_processes(
     n: int,
 ) -> ProcessPoolExecutor:
@@ -187,7 +187,7 @@ def spawn_processes(
         signal.signal(signal.SIGINT, before)
     return pool
 
-
+# %% ../../nbs/measure/01_quality.ipynb #95cf5098
 @contextmanager
 def scoring_pool(
     recogniser: Callable | None,

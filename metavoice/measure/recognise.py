@@ -34,13 +34,13 @@ def import_extra(
             f"evaluation needs {package}, which can't be imported ({e}); pip install \"metavoice[evaluate]\"",
         ) from None
 
-# %% ../../nbs/measure/00_recognise.ipynb #718a80b3
+# %% ../../nbs/measure/00_recognise.ipynb #4aff5aec
 @lru_cache(maxsize=1)
 def load_sphinx():
     "Return the PocketSphinx decoder with its English model, loaded once per process (one second)."
     return import_extra('pocketsphinx').Decoder(loglevel='FATAL', samprate=16000)
 
-
+# %% ../../nbs/measure/00_recognise.ipynb #938b7b61
 @dataclass(frozen=True)
 class Sphinx:
     "PocketSphinx: offline, English, any vocabulary."
@@ -66,7 +66,7 @@ class Sphinx:
         found = decoder.hyp()
         return found.hypstr if found else ''
 
-# %% ../../nbs/measure/00_recognise.ipynb #d6ec6ef4
+# %% ../../nbs/measure/00_recognise.ipynb #9ae9b8e8
 @lru_cache(maxsize=1)
 def load_whisper(
     model: str,  # a folder, or owner/name on the Hub
@@ -82,7 +82,7 @@ def load_whisper(
             "use a folder with a Whisper model, or its name on the Hugging Face Hub while online",
         ) from None
 
-
+# %% ../../nbs/measure/00_recognise.ipynb #c80d1bef
 @dataclass(frozen=True)
 class Whisper:
     "Whisper, or another speech recogniser of the Hub, run by transformers."

@@ -76,7 +76,7 @@ def read_texts(
         raise TextError(f"can't read the texts {path}: {e.strerror}") from None
     return check_texts([line.strip() for line in lines if line.strip()], str(path))
 
-# %% ../../nbs/measure/02_recordings.ipynb #2baab60e
+# %% ../../nbs/measure/02_recordings.ipynb #6bc973f0
 def check_new_folder(
     path: str | Path,
 ) -> Path:
@@ -88,14 +88,14 @@ def check_new_folder(
         raise OutputError(f"can't write {path}: there is no folder {path.parent}")
     return path
 
-
+# %% ../../nbs/measure/02_recordings.ipynb #fcd4a5d6
 def new_folder(
     path: str | Path,
 ) -> AbstractContextManager[Path]:  # a temporary folder, renamed to `path` on success and removed otherwise
     "Return a context that creates a folder as a whole or not at all; raises `OutputError`."
     return atomic_folder(check_new_folder(path))
 
-# %% ../../nbs/measure/02_recordings.ipynb #5fe119dd
+# %% ../../nbs/measure/02_recordings.ipynb #806a7fad
 def add_recording(
     folder: Path,
     entries: list[dict],  # rows of the manifest; one is appended
@@ -109,7 +109,7 @@ def add_recording(
     entries.append(dict(**entry, file=file))
     return file
 
-
+# %% ../../nbs/measure/02_recordings.ipynb #df35f901
 def write_recordings_manifest(
     folder: Path,
     entries: list[dict],  # with voice, text, file; all with the same keys
@@ -122,7 +122,7 @@ def write_recordings_manifest(
         table.writeheader()
         table.writerows(entries)
 
-
+# %% ../../nbs/measure/02_recordings.ipynb #b18f90c0
 def write_recordings(
     folder: str | Path,  # must be new or empty
     spoken: Iterable[tuple[str, str, Audio]],  # voice, text, audio
@@ -135,7 +135,7 @@ def write_recordings(
         write_recordings_manifest(temporary, entries)
     return Path(folder)
 
-# %% ../../nbs/measure/02_recordings.ipynb #22fe39da
+# %% ../../nbs/measure/02_recordings.ipynb #3ebb3122
 def read_manifest(
     path: Path,
 ) -> list[dict]:
@@ -152,7 +152,7 @@ def read_manifest(
         raise AudioError(f"can't use {path}: it names no recordings")
     return table
 
-
+# %% ../../nbs/measure/02_recordings.ipynb #cf5ea140
 def read_recordings(
     folder: str | Path,  # with manifest.csv and the files it names
 ) -> dict[tuple[str, str], tuple[str, Audio]]:  # (voice, normalised words) → (text, audio)

@@ -23,7 +23,7 @@ from .recognise import count_word_errors, import_extra, normalise_words
 # %% auto #0
 __all__ = ['DURATION_RATIO_RANGE', 'METRIC_COLUMNS', 'ClipResult', 'make_clip_result', 'metric_terms', 'wer_std',
            'summarise_clips', 'Evaluation', 'save_evaluation', 'MetricColumn', 'format_estimate', 'align_columns',
-           'metric_table', 'pluralise', 'format_setting', 'plot_estimates', 'make_axes', 'grid_table', 'plot_grid']
+           'metric_table', 'pluralise', 'format_setting', 'make_axes', 'plot_estimates', 'grid_table', 'plot_grid']
 
 # %% ../../nbs/measure/03_report.ipynb #31c5f248
 @dataclass
@@ -150,14 +150,14 @@ def save_evaluation(
         temporary.write_text(text + '\n', encoding='utf-8')
     return Path(path)
 
-# %% ../../nbs/measure/03_report.ipynb #ea454e85
+# %% ../../nbs/measure/03_report.ipynb #824f3f31
 class MetricColumn(NamedTuple):
     "How a measure is printed."
     heading: str
     factor: float = 1
     decimals: int = 2
 
-
+# %% ../../nbs/measure/03_report.ipynb #f6a7b4a8
 METRIC_COLUMNS = dict(
     wer=MetricColumn('WER %', 100, 1),
     cosine=MetricColumn('cosine'),
@@ -167,7 +167,7 @@ METRIC_COLUMNS = dict(
     within=MetricColumn(f'within {DURATION_RATIO_RANGE[0]}–{DURATION_RATIO_RANGE[1]} %', 100, 1),
 )
 
-
+# %% ../../nbs/measure/03_report.ipynb #077b2e97
 def format_estimate(
     estimate: dict | None,  # from `bootstrap_estimate`
     factor: float = 1.,
@@ -190,7 +190,7 @@ def align_columns(
     lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
     return [line.rstrip() for line in lines]
 
-# %% ../../nbs/measure/03_report.ipynb #28ca769c
+# %% ../../nbs/measure/03_report.ipynb #3e3d5dfd
 def metric_table(
     headings: list[str],  # of the first columns
     lines: list[tuple],  # (first cells, summary), summary from `summarise_clips`
@@ -209,7 +209,7 @@ def metric_table(
                 row.append(cell)
     return align_columns(table)
 
-
+# %% ../../nbs/measure/03_report.ipynb #325cf60f
 @patch
 def table(self: Evaluation) -> list[str]:
     "Return the measures as lines of a table: everything, then each voice if there are several."
@@ -224,17 +224,17 @@ def table(self: Evaluation) -> list[str]:
                 lines.append(((voice, source, str(summary['clips'])), summary))
     return metric_table(['voice', 'source', 'clips'], lines)
 
-# %% ../../nbs/measure/03_report.ipynb #01af2dcb
+# %% ../../nbs/measure/03_report.ipynb #63886171
 def pluralise(n: int, noun: str) -> str:
     "Return a number and its noun: 1 clip, 2 clips."
     return f"{n} {noun}{'s' * (n != 1)}"
 
-
+# %% ../../nbs/measure/03_report.ipynb #04071d1c
 def format_setting(value) -> str:
     "Return the value of a setting as short as a user writes it: 1.0 is 1."
     return f'{value:g}' if isinstance(value, float) else str(value)
 
-# %% ../../nbs/measure/03_report.ipynb #938063e5
+# %% ../../nbs/measure/03_report.ipynb #31be27b6
 @patch
 def about_line(self: Evaluation) -> str:
     "Return one line that says what was measured."
@@ -246,7 +246,7 @@ def about_line(self: Evaluation) -> str:
         f"gallery of {len(a['gallery'])}; in brackets 95 % intervals, by bootstrap over sentences"
     )
 
-
+# %% ../../nbs/measure/03_report.ipynb #7b650910
 @patch
 def speed_line(self: Evaluation) -> str:
     "Return one line with the real-time factor and the tokens per second."
@@ -260,7 +260,7 @@ def speed_line(self: Evaluation) -> str:
         f"on {machine['device']}, {pluralise(machine['threads'], 'thread')}, {machine['dtype']}"
     )
 
-# %% ../../nbs/measure/03_report.ipynb #fc10ca55
+# %% ../../nbs/measure/03_report.ipynb #758d6eb1
 @patch
 def worst(
     self: Evaluation,
@@ -280,7 +280,7 @@ def worst(
         lines.append(f"{r.ratio:.2f} × the teacher's length ({r.voice}, seed {r.seed}): {r.text!r}")
     return lines
 
-
+# %% ../../nbs/measure/03_report.ipynb #a9176722
 @patch
 def report(self: Evaluation) -> list[str]:
     "Return everything that people read, as lines."
@@ -293,7 +293,16 @@ def report(self: Evaluation) -> list[str]:
     lines = [self.about_line(), '', *self.table(), '', self.speed_line(), counts]
     return lines + ['', 'worst:', *worst] if worst else lines
 
-# %% ../../nbs/measure/03_report.ipynb #be0d5155
+# %% ../../nbs/measure/03_report.ipynb #b8926a7e
+def make_axes(
+    n: int,
+    width: float,  # of each, in inches
+) -> tuple:  # a matplotlib figure, its axes
+    "Return a figure with axes in a row, without pyplot's global state."
+    figure = import_extra('matplotlib.figure').Figure(figsize=(width * n, 2.4), dpi=80, layout='constrained')
+    return figure, figure.subplots(1, n, squeeze=False)[0]
+
+# %% ../../nbs/measure/03_report.ipynb #f8896941
 def plot_estimates(
     ax,  # matplotlib axes
     names: list[str],  # of groups
@@ -317,16 +326,7 @@ def plot_estimates(
     ax.set_title(column.heading, fontsize=9)
     ax.tick_params(labelsize=7)
 
-
-def make_axes(
-    n: int,
-    width: float,  # of each, in inches
-) -> tuple:  # a matplotlib figure, its axes
-    "Return a figure with axes in a row, without pyplot's global state."
-    figure = import_extra('matplotlib.figure').Figure(figsize=(width * n, 2.4), dpi=80, layout='constrained')
-    return figure, figure.subplots(1, n, squeeze=False)[0]
-
-
+# %% ../../nbs/measure/03_report.ipynb #68b901e5
 @patch
 def plot(self: Evaluation):  # a matplotlib figure
     "Plot the measures by voice, model and teacher side by side, and the distribution of the durations."
@@ -351,7 +351,7 @@ def plot(self: Evaluation):  # a matplotlib figure
         axes[-1].tick_params(labelsize=7)
     return figure
 
-# %% ../../nbs/measure/03_report.ipynb #0ba5a81b
+# %% ../../nbs/measure/03_report.ipynb #91912061
 def grid_table(
     found: list[Evaluation],  # from `evaluate_grid`
     settings: Iterable[str],  # names of the settings that differ
@@ -367,7 +367,7 @@ def grid_table(
         lines.append((['teacher'] + [''] * (len(settings) - 1), teacher))
     return metric_table(settings, lines)
 
-
+# %% ../../nbs/measure/03_report.ipynb #4b2e2889
 def plot_grid(
     found: list[Evaluation],  # from `evaluate_grid`
     settings: Iterable[str],  # names of the settings that differ

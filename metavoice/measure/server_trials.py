@@ -29,7 +29,7 @@ __all__ = ['TRIAL_SENTENCES', 'TRIALS', 'find_event', 'server_process', 'percent
            'read_batch_metrics', 'throughput_trial', 'upload_trial', 'fuzz_trial', 'list_voice_ids', 'register_voices',
            'kill_under_load', 'kill_trial', 'soak_trial', 'run_trial', 'run_trials']
 
-# %% ../../nbs/measure/11_server_trials.ipynb #7863313b
+# %% ../../nbs/measure/11_server_trials.ipynb #863088d6
 def find_event(
     log: Path,  # JSON lines
     event: str,
@@ -38,7 +38,7 @@ def find_event(
     mark = b'"event": "%s"' % event.encode()
     return next((json.loads(line) for line in log.read_bytes().splitlines() if mark in line), None)
 
-
+# %% ../../nbs/measure/11_server_trials.ipynb #6c6eca65
 @contextlib.contextmanager
 def server_process(
     folder: str | Path,  # for its voices and its log
@@ -166,7 +166,7 @@ def load_test(
     with ThreadPoolExecutor(1) as pool:  # Jupyter runs an event loop in this thread
         return pool.submit(lambda: asyncio.run(test.run(watch))).result()
 
-# %% ../../nbs/measure/11_server_trials.ipynb #3b612968
+# %% ../../nbs/measure/11_server_trials.ipynb #da08784c
 def read_batch_metrics(
     url: str,
 ) -> tuple[float, float]:  # decoding steps so far, rows in all of them
@@ -178,7 +178,7 @@ def read_batch_metrics(
         counters[name] = value
     return tuple(float(counters[f'metavoice_batch_rows_{k}']) for k in ('count', 'sum'))
 
-
+# %% ../../nbs/measure/11_server_trials.ipynb #6f32ff71
 def throughput_trial(
     url: str,
     clients: int = 16,
@@ -252,7 +252,7 @@ def fuzz_trial(
         seed += 1
     return done
 
-# %% ../../nbs/measure/11_server_trials.ipynb #9027e68b
+# %% ../../nbs/measure/11_server_trials.ipynb #4e00bd22
 def list_voice_ids(
     url: str,
 ) -> set[str]:
@@ -260,7 +260,7 @@ def list_voice_ids(
     import httpx
     return {voice['id'] for voice in httpx.get(f'{url}/v1/voices').json()['data']}
 
-
+# %% ../../nbs/measure/11_server_trials.ipynb #c7886750
 def register_voices(
     url: str,
     label: str,  # part of their names
@@ -278,7 +278,7 @@ def register_voices(
         if response.status_code == 201:
             confirmed.append(response.json()['id'])
 
-
+# %% ../../nbs/measure/11_server_trials.ipynb #d62326c9
 def kill_under_load(
     process: subprocess.Popen,
     url: str,
@@ -304,7 +304,7 @@ def kill_under_load(
     for thread in threads:
         thread.join()
 
-
+# %% ../../nbs/measure/11_server_trials.ipynb #115165a2
 def kill_trial(
     folder: str | Path,
     rounds: int = 5,
@@ -356,7 +356,7 @@ def soak_trial(
     drift = dict(warm=first, drift=last / first - 1, most=max(warm) / first - 1, least=min(warm) / first - 1)
     return found | dict(memory=memory) | drift
 
-# %% ../../nbs/measure/11_server_trials.ipynb #21d54d91
+# %% ../../nbs/measure/11_server_trials.ipynb #c0694c60
 TRIALS = ('throughput', 'uploads', 'calls', 'killed', 'steady')
 
 
@@ -378,7 +378,7 @@ def run_trial(
             return fuzz_trial(url, 2000)
         return soak_trial(process, url, minutes)
 
-
+# %% ../../nbs/measure/11_server_trials.ipynb #bc697baa
 def run_trials(
     minutes: float = 30.,  # of steady load
     flags: tuple = ('--threads', '1'),

@@ -312,15 +312,16 @@ class MultiBandDiffusion(nn.Module):
         made = self.generate(latent, decoded.shape[-1], generators, steps, on_progress, decoded.float(), start, solver)
         return equalise(made, decoded.to(made), self.sample_rate, n_bands)
 
-# %% ../../nbs/models/11_mbd.ipynb #5eed0325
+# %% ../../nbs/models/11_mbd.ipynb #2a281455
 def make_mbd(
     unet: UNetConfig,
     sample_rate: int = 24_000,  # Hz
     n_bands: int = 4,  # of equal width on the mel scale
-    schedule: NoiseSchedule = NoiseSchedule(prediction='velocity'),
+    schedule: NoiseSchedule | None = None,  # the released one, predicting velocity, if None
     guided: bool = False,  # bands are relative to the level of the codec's decoding
 ) -> MultiBandDiffusion:
     "Return bands with random weights (from PyTorch's global generator) and processors without statistics."
+    schedule = schedule or NoiseSchedule(prediction='velocity')
     bands = [Band(UNet(unet), schedule, BandProcessor(sample_rate, 1)) for _ in range(n_bands)]
     return MultiBandDiffusion(bands, sample_rate, guided)
 

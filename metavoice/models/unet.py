@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from ..core.errors import OptionError
 
 # %% auto #0
-__all__ = ['UNetConfig', 'column_span', 'convolve_by_matmul', 'PackableConv', 'PackedConv1d', 'PackedConvTranspose1d',
-           'ResidualBlock', 'make_residual_blocks', 'EncoderLevel', 'DecoderLevel', 'BiLSTM', 'UNet']
+__all__ = ['UNetConfig', 'column_span', 'convolve_by_matmul', 'weight_version', 'PackableConv', 'PackedConv1d',
+           'PackedConvTranspose1d', 'ResidualBlock', 'make_residual_blocks', 'EncoderLevel', 'DecoderLevel', 'BiLSTM',
+           'UNet']
 
 # %% ../../nbs/models/09_unet.ipynb #a98f4b7e
 @dataclass(frozen=True)
@@ -91,7 +92,12 @@ def _multiply_float(weight, x, shifts, spans, length):
             into[:, start:end].addmm_(pieces[i], row[:, start + shifts[i] : end + shifts[i]])
     return out
 
-# %% ../../nbs/models/09_unet.ipynb #79939078
+# %% ../../nbs/models/09_unet.ipynb #b4fb24bb
+def weight_version(weight: Tensor) -> int | None:
+    "Return how often a tensor was changed in place; None for a tensor of inference mode, which doesn't count changes."
+    return None if weight.is_inference() else weight._version
+
+
 class PackableConv:
     "Mixin for a convolution that keeps a packed copy of its weights after `pack`."
 
@@ -109,14 +115,14 @@ class PackableConv:
             return
         weight = self.weight.detach()
         packed = self.arrange_weight(weight.unflatten(2, (-1, stride))).to(dtype).contiguous()
-        self.packed = weight, weight._version, packed
+        self.packed = weight, weight_version(weight), packed
 
     def packed_weight(self) -> Tensor | None:
         "Return the packed weights if they exist and are up to date, and no gradients are needed."
         if self.packed is None or torch.is_grad_enabled():
             return None
         source, version, packed = self.packed
-        same = source.data_ptr() == self.weight.data_ptr() and version == self.weight._version
+        same = source.data_ptr() == self.weight.data_ptr() and version == weight_version(self.weight)
         return packed if same and packed.device == self.weight.device else None
 
 # %% ../../nbs/models/09_unet.ipynb #54698a15

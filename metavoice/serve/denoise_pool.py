@@ -40,14 +40,14 @@ class Slots:
         finally:
             self.semaphore.acquire()
 
-# %% ../../nbs/serve/04_denoise_pool.ipynb #6157fd91
+# %% ../../nbs/serve/04_denoise_pool.ipynb #ed6a0740
 class BatchedDenoiser:
     "The denoiser's network for many streams; requests that arrive during a pass share the next one."
 
     def __init__(
         self,
         slots: Slots,  # of the callers; a caller that waits releases its slot
-        network=None,  # has `together` of `DeepFilterNet`; None loads the default network at the first call
+        network=None,  # has `forward_batch` of `DeepFilterNet`; None loads the default network at the first call
     ):
         self.slots, self.network = slots, network
         self.condition, self.waiting, self.busy = threading.Condition(), [], False
@@ -69,7 +69,7 @@ class BatchedDenoiser:
 def _run(self: BatchedDenoiser, streams, keeps, futures):
     "Run one pass, and hand its results or its error to the callers."
     try:
-        results = (self.network or load_deepfilternet()).together(streams, keeps)
+        results = (self.network or load_deepfilternet()).forward_batch(streams, keeps)
         for future, result in zip(futures, results):
             future.set_result(result)
     except Exception as e:

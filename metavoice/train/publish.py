@@ -15,128 +15,133 @@ from ..core.files import atomic_write
 from .plots import read_log
 
 # %% auto #0
-__all__ = ['merge_adapter', 'make_model_card', 'push_to_hub']
+__all__ = ['merge_adapter', 'read_run', 'best_line', 'card_rows', 'sample_links', 'make_model_card', 'push_to_hub']
 
-# %% ../../nbs/train/18_publish.ipynb #b2120d15
+# %% ../../nbs/train/18_publish.ipynb #397c2300
 def merge_adapter(
     model: str | Path,  # a run, an adapter or any other model
-    out: str | Path,  # folder for the whole model
-    dtype: str = 'float16',  # of the weights on disk
-) -> Path:
-    "Write a model with its adapter added; raises `BundleError` and `OutputError`."
+    out: str | Path,  # folder to write
+    dtype: str = 'float16',  # number format on disk
+) -> Path:  # the folder
+    "Write a model with its adapter merged into the weights; raises `BundleError` and `OutputError`."
     return load_bundle(model, 'cpu', 'float32').save(out, dtype)
 
-# %% ../../nbs/train/18_publish.ipynb #4d9dd560
+# %% ../../nbs/train/18_publish.ipynb #3835f27e
+def read_run(
+    run: Path,  # folder of a run
+) -> tuple:  # settings, result, manifest
+    "Read what a finished run has written; raises `BundleError` if it isn't finished."
+    found = []
+    for name in ('config.json', 'result.json', 'bundle/bundle.json'):
+        try:
+            found.append(json.loads((run / name).read_text(encoding='utf-8')))
+        except OSError as e:
+            raise BundleError(f"there is no finished run in {run}: {e.strerror} ({Path(e.filename).name})") from None
+    return tuple(found)
+
+
+def best_line(
+    log: list,  # lines
+    step: int,  # of the published weights
+) -> dict:
+    "Return the line of the log at a step, with the first training loss if it has none."
+    line = next((line for line in log[::-1] if line['step'] == step), log[-1] if log else {})
+    losses = [other['loss'] for other in log if 'loss' in other]
+    return line if 'loss' in line or not losses else line | dict(loss=losses[0])
+
+
+def card_rows(
+    config: dict,  # settings of the run
+    result: dict,
+    log: list,  # lines
+) -> list:  # of (name, value)
+    "Return the rows of the card's table."
+
+    def size(data):
+        return f"{data['clips']} recordings, {data['minutes']} minutes, {data['words']} words"
+
+    detail = {'last': f", {config['last_blocks']}", 'lora': f", rank {config['rank']}"}.get(config['method'], '')
+    rows = [
+        ('method', config['method'] + detail),
+        ('trained weights', f"{result['learning']:,}"),
+        ('base', config['model']),
+        ('training data', size(result['about']['train'])),
+        ('validation data', size(result['about']['val'])),
+        ('steps', f"{log[-1]['step'] if log else 0}; the weights are those of step {result['step']}"),
+        ('learning rate', config['learning_rate']),
+        ('batch size', f"{config['batch_size']} × {config['grad_accum_steps']}"),
+    ]
+    line = best_line(log, result['step'])
+    names = dict(loss='training loss', held_out_audio='validation loss', held_out_accuracy='accuracy of audio tokens')
+    return rows + [(name, line[key]) for key, name in names.items() if key in line]
+
+# %% ../../nbs/train/18_publish.ipynb #0bc7561a
+def sample_links(
+    run: Path,  # folder of a run
+    repo: str,  # owner/name on the Hub
+    step: int,  # of the last validation
+    texts: list,
+) -> list:  # of lines of Markdown
+    "Return players for the samples of a step, each with its text."
+    url, lines = f'https://huggingface.co/{repo}/resolve/main/samples', []
+    for file, text in zip(sorted((run / 'samples').glob(f'step-{step:06}-*.ogg')), texts):
+        lines.append(f'<audio controls src="{url}/{file.name}"></audio> {text}')
+    return ['## Samples', '', *lines, ''] if lines else []
+
+
 def make_model_card(
-    run: str | Path,  # the folder of a run
-    repo: str = '',  # where samples can be heard
-) -> str:  # README.md
-    "What a result is made from and how, for the Hub; raises `BundleError` where there is no result."
+    run: str | Path,  # folder of a run
+    repo: str = '',  # owner/name on the Hub, for the links to samples
+) -> str:  # a README.md
+    "Return the model card of a finetuned model; raises `BundleError` if the run isn't finished."
     from huggingface_hub import ModelCardData
 
     run = Path(run)
-    try:
-        config, result, manifest = (
-            json.loads((run / o).read_text(encoding='utf-8'))
-            for o in ('config.json', 'result.json', 'bundle/bundle.json')
-        )
-    except OSError as e:
-        raise BundleError(f"there is no finished run in {run}: {e.strerror} ({Path(e.filename).name})") from None
-    log, base, sizes = read_log(run), config['model'], result['about']
-    at = {l['step']: l for l in log}.get(result['step'], log[-1] if log else {})
-    at = at | {
-        k: next((l[k] for l in log if k in l), None) for k in ('loss',) if k not in at and any(k in l for l in log)
-    }
+    config, result, manifest = read_run(run)
+    log, base = read_log(run), config['model']
     data = ModelCardData(
         library_name='metavoice',
         pipeline_tag='text-to-speech',
         tags=['text-to-speech', 'voice-cloning'],
         **(dict(base_model=base) if base in PINNED_REVISIONS else {}),
     )
-    size = lambda s: f"{s['clips']} recordings, {s['minutes']} minutes, {s['words']} words"
-    samples = (
-        sorted((run / 'samples').glob(f"step-{log[-1]['step']:06}-*.ogg")) if log and (run / 'samples').is_dir() else []
-    )
-    heard = [
-        f'<audio controls src="https://huggingface.co/{repo}/resolve/main/samples/{s.name}"></audio> {text}'
-        for s, text in zip(samples, config['say'])
-    ]
-    rows = [
-        (
-            'method',
-            config['method']
-            + {'last': f", {config['last']}", 'lora': f", rank {config['rank']}"}.get(config['method'], ''),
-        ),
-        ('weights that learnt', f"{result['learning']:,}"),
-        ('base', base),
-        ('learnt from', size(sizes['train'])),
-        ('validated on', size(sizes['val'])),
-        ('steps', f"{log[-1]['step'] if log else 0}; the weights are those of step {result['step']}"),
-        ('rate', config['rate']),
-        ('batch', f"{config['batch']} × {config['accumulate']}"),
-        *(
-            (name, at[k])
-            for k, name in (
-                ('loss', 'training loss'),
-                ('held_out_audio', 'validation loss'),
-                ('held_out_accuracy', 'audio tokens guessed right'),
-            )
-            if k in at
-        ),
-    ]
-    lines = [
-        '---',
-        data.to_yaml(),
-        '---',
-        f"# {manifest['name']}",
-        '',
-        f"A voice model of [metavoice](https://github.com/metavoice/metavoice), finetuned from {base}.",
-        '',
-        '```sh',
-        f'metavoice synthesise "Good morning." --model {repo or run} -o hello.wav',
-        '```',
-        '',
-        '| | |',
-        '|---|---|',
-        *(f'| {k} | {v} |' for k, v in rows),
-        '',
-        *(['## Samples', '', *heard, ''] if heard else []),
-        '## Licences',
-        '',
-        *(f'- {part}: {licence}' for part, licence in manifest.get('licences', {}).items()),
-        '',
-        'Please let it speak only with the agreement of those whose voices it learnt.',
-    ]
+    lines = ['---', data.to_yaml(), '---', f"# {manifest['name']}", '']
+    lines += [f"A text-to-speech model for [metavoice](https://github.com/metavoice/metavoice), finetuned from {base}."]
+    lines += ['', '```sh', f'metavoice synthesise "Good morning." --model {repo or run} -o hello.wav', '```', '']
+    lines += ['| | |', '|---|---|', *(f'| {name} | {value} |' for name, value in card_rows(config, result, log)), '']
+    if log:
+        lines += sample_links(run, repo, log[-1]['step'], config['sample_texts'])
+    licences = manifest.get('licences', {})
+    lines += ['## Licences', '', *(f'- {part}: {licence}' for part, licence in licences.items()), '']
+    lines += ['Use this model only with the consent of the people whose voices it was trained on.']
     return '\n'.join(lines) + '\n'
 
-
+# %% ../../nbs/train/18_publish.ipynb #068d92e2
 def push_to_hub(
-    run: str | Path,  # the folder of a run
+    run: str | Path,  # folder of a run
     repo: str,  # owner/name
     private: bool = True,
-    api=None,  # a `huggingface_hub.HfApi`; one with the token of this machine if None
-) -> str:  # where it is
+    api=None,  # a `huggingface_hub.HfApi`; one with this machine's token if None
+) -> str:  # address of the repository
     "Upload a result with its card and samples; raises `BundleError`."
     from huggingface_hub import HfApi
 
     run, api = Path(run), api or HfApi()
-    card = make_model_card(run, repo)
-    base = json.loads((run / 'bundle' / 'bundle.json').read_text(encoding='utf-8')).get('base')
+    card, base = make_model_card(run, repo), read_run(run)[2].get('base')
     if base and Path(base['model']).is_absolute():
         raise BundleError(
-            f"{run} is an adapter of {base['model']}, which others don't have; merge it, or finetune a model from the Hub"
+            f"{run} is an adapter of {base['model']}, which others don't have; "
+            "merge it, or finetune a model from the Hub"
         )
     with atomic_write(run / 'bundle' / 'README.md') as t:
         t.write_text(card, encoding='utf-8')
     try:
         url = api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=run / 'bundle', commit_message='a finetuned voice')
+        api.upload_folder(repo_id=repo, folder_path=run / 'bundle', commit_message='Add a finetuned model')
         if (run / 'samples').is_dir():
-            api.upload_folder(
-                repo_id=repo, folder_path=run / 'samples', path_in_repo='samples', commit_message='samples'
-            )
-    except Exception as e:
-        raise BundleError(
-            f"can't push to {repo} ({type(e).__name__}): {' '.join(str(e).split())[:200]}"
-        ) from e  # whatever the network or the Hub says
+            target = dict(folder_path=run / 'samples', path_in_repo='samples')
+            api.upload_folder(repo_id=repo, **target, commit_message='Add samples')
+    except Exception as e:  # of the network or of the Hub
+        reason = ' '.join(str(e).split())[:200]
+        raise BundleError(f"can't push to {repo} ({type(e).__name__}): {reason}") from e
     return str(url)

@@ -192,14 +192,14 @@ def receive(
     self.show_prompt()
     self.show_rows()
 
-# %% ../../nbs/ui/03_finetune_panels.ipynb #c341605e
+# %% ../../nbs/ui/03_finetune_panels.ipynb #11836081
 METHOD_DESCRIPTIONS = dict(
-    lora="trains low-rank matrices beside the weights; the result is a few megabytes and needs its base model",
+    lora="trains low-rank matrices beside the weights; the result is small and needs its base model",
     last="trains the last block, as the released finetuning does",
     full="trains all weights; needs the most memory and the most recordings",
 )
 
-# %% ../../nbs/ui/03_finetune_panels.ipynb #7dd36c3a
+# %% ../../nbs/ui/03_finetune_panels.ipynb #5747627a
 class MethodPanel(VBox):
     "The method of finetuning and its settings."
 
@@ -213,7 +213,7 @@ class MethodPanel(VBox):
         self.length, self.unit = FloatText(2.0), Dropdown(options=units)
         self.out = Text(str(Path(folder) / 'my-voice'))
         self.batch_size, self.learning_rate = IntText(2), Text(placeholder="by the size of the model")
-        self.sample_texts = Textarea(placeholder="one sentence a line; empty for two of the recordings")
+        self.sample_texts = Textarea(placeholder="one sentence a line")
         self.evaluate_steps = IntText(0)
         self.skip = Checkbox(False, description="Leave out recordings with problems", indent=False)
         self.method.observe(self.update_notice, 'value')
@@ -237,9 +237,11 @@ class MethodPanel(VBox):
         controls = [
             labelled_control("Batch size", "recordings in a batch", self.batch_size),
             labelled_control("Learning rate", "such as 1e-4", self.learning_rate),
-            labelled_control("Sample sentences", "spoken at each validation", self.sample_texts),
+            labelled_control(
+                "Sample sentences", "spoken at each validation (default: texts of recordings)", self.sample_texts
+            ),
             labelled_control("Validate every", evaluate_help, self.evaluate_steps),
-            labelled_control("Problems", "that the check has found", self.skip),
+            labelled_control("Problems", "found by the check", self.skip),
         ]
         return add_classes(Box(controls), 'settings')
 

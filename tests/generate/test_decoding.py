@@ -337,6 +337,7 @@ def test_a_compiled_step_gives_the_same(model, many, monkeypatch, compiling):
         assert made == alone(model, many[i], **LIVELY)
 
 
+@pytest.mark.slow
 def test_a_failing_compiler_is_an_error(model, many, compiling):
     def backend(graph, inputs):
         raise RuntimeError("no compiler here")

@@ -1,6 +1,8 @@
 "The class TTS with nano: seeds and batches, options, progress, streams, vocoders and errors."
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -169,7 +171,7 @@ def test_a_stream_in_chunks_is_close_to_synthesise(tts, spectra_correlate):
 
 
 def test_a_denoised_stream_is_as_long_and_begins_soon(tts, spectra_correlate):
-    whole, chunks = tts.synthesise(LONG, seed=7, takes=1), list(tts.stream(LONG, seed=7, chunk=.3))
+    whole, chunks = tts.synthesise(FIVE[2], seed=7, takes=1), list(tts.stream(FIVE[2], seed=7, chunk=.3))
     assert len(sound(chunks)) == len(whole.samples) and .2 < chunks[0].duration < .4
     assert spectra_correlate(sound(chunks), whole.samples, 48000) > .98
 
@@ -250,3 +252,13 @@ def test_a_missing_denoiser_is_noticed_before_any_work(monkeypatch, tts):
         with pytest.raises(BundleError, match="nowhere"):
             call(SHORT)
     assert tts.synthesise(SHORT, denoise=False, takes=1).duration > 0
+
+
+def test_public_names_load_lazily():
+    code = "import sys, metavoice; assert 'torch' not in sys.modules; from metavoice import TTS, Audio, Voice; " \
+           "print(TTS.__module__, Audio.__module__, Voice.__module__, *metavoice.__all__)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    homes = ["metavoice.generate.tts", "metavoice.audio.sound", "metavoice.generate.voice"]
+    assert run.stdout.split() == [*homes, "TTS", "Audio", "Voice"]
+    with pytest.raises(AttributeError, match="module 'metavoice' has no attribute 'nothing'"):
+        metavoice.nothing

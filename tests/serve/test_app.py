@@ -105,7 +105,7 @@ def test_docker_accepts_the_compose_file(profile):
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl isn't installed")
 def test_the_readme_s_request_runs(server, tmp_path):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = re.search(r"^### As a server\n(.*?)^##", readme, flags=re.M | re.S)[1]
+    section = re.search(r"^### HTTP server\n(.*?)^##", readme, flags=re.M | re.S)[1]
     code = re.search(r"^```sh\n(.*?)^```", section, flags=re.M | re.S)[1].replace("\\\n", " ")
     assert "metavoice serve" in code
     commands = [line for line in code.splitlines() if line.startswith("curl ")]
