@@ -31,8 +31,8 @@ from ..models.second_stage import build_second_stage_input
 from .options import SamplingOptions
 
 # %% auto #0
-__all__ = ['SYNC_EVERY', 'GenerationRequest', 'GenerationOutput', 'check_prompts', 'DecodeRow', 'DecodeBatch', 'waiting_requests',
-           'decode_steps', 'generate', 'predict_fine_codes']
+__all__ = ['GenerationRequest', 'GenerationOutput', 'check_prompts', 'DecodeBatch', 'waiting_requests', 'decode_steps',
+           'generate', 'predict_fine_codes']
 
 # %% ../../nbs/generate/02_decoding.ipynb #93225456
 @dataclass
@@ -72,7 +72,7 @@ def check_prompts(
             token = low if low < 0 else high
             raise OptionError(f"token {token} isn't in the vocabulary; use 0 to {vocab - 1}")
 
-# %% ../../nbs/generate/02_decoding.ipynb #01f9f2ac
+# %% ../../nbs/generate/02_decoding.ipynb #1e5c836c
 SYNC_EVERY = 16  # steps queued on a GPU before the tokens are read
 
 

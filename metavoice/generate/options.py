@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from metavoice.bundle.load import Bundle  # loads PyTorch, which a command's --help doesn't need
 
 # %% auto #0
-__all__ = ['Guidance', 'PromptGuidance', 'Temperature', 'TopP', 'Takes', 'VOCODERS', 'PER_TEXT', 'derive_seed', 'check_seed',
-           'TypedSettings', 'Slider', 'SamplingOptions', 'SpeechOptions', 'sliders', 'diffusion_options']
+__all__ = ['VOCODERS', 'PER_TEXT', 'derive_seed', 'check_seed', 'SpeechOptions', 'sliders', 'diffusion_options']
 
 # %% ../../nbs/generate/00_options.ipynb #5abb96d4
 def derive_seed(
@@ -41,7 +40,7 @@ def check_seed(
     except TypeError:
         raise OptionError(f"seed is {seed!r}; use a whole number, or None for a fresh one") from None
 
-# %% ../../nbs/generate/00_options.ipynb #8972588d
+# %% ../../nbs/generate/00_options.ipynb #6789711a
 class TypedSettings(Settings):
     "Settings that convert no text and no floats; raises `OptionError` for a value of another type or out of range."
 

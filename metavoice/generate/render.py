@@ -24,7 +24,7 @@ from .segments import Segment
 from .sources import generate_codes, token_counter
 
 # %% auto #0
-__all__ = ['vocode_segments', 'receptive_field', 'codec_context', 'ChunkDecoder', 'stream_segments', 'Rendered', 'render']
+__all__ = ['vocode_segments', 'receptive_field', 'codec_context', 'stream_segments', 'Rendered', 'render']
 
 # %% ../../nbs/generate/08_render.ipynb #9bf557fd
 def vocode_segments(
@@ -88,7 +88,7 @@ def codec_context(
         _contexts[codec] = receptive_field(codec)
     return _contexts[codec]
 
-# %% ../../nbs/generate/08_render.ipynb #3c5ebdbe
+# %% ../../nbs/generate/08_render.ipynb #4d7a66c6
 class ChunkDecoder:
     "Turns the growing codes of a segment into chunks of sound."
 

@@ -15,9 +15,8 @@ from ..core.layout import TokenLayout
 from .options import SamplingOptions
 
 # %% auto #0
-__all__ = ['apply_guidance', 'apply_prompt_guidance', 'keep_top_k', 'sorted_top_p', 'top_p_probabilities', 'probabilities',
-           'exponential_noise', 'exponential_race', 'sample', 'make_generators', 'cfg_batch', 'combine_cfg',
-           'codebook_mask']
+__all__ = ['apply_guidance', 'keep_top_k', 'sorted_top_p', 'top_p_probabilities', 'probabilities', 'exponential_noise',
+           'exponential_race', 'sample', 'make_generators', 'cfg_batch', 'combine_cfg', 'codebook_mask']
 
 # %% ../../nbs/generate/01_sampling.ipynb #a1eb256a
 def apply_guidance(
@@ -28,7 +27,7 @@ def apply_guidance(
     "Return classifier-free guidance, g·cond + (1 − g)·uncond (Ho and Salimans 2022, equation 6)."
     return scale * cond + (1 - scale) * uncond
 
-# %% ../../nbs/generate/01_sampling.ipynb #dbd963f5
+# %% ../../nbs/generate/01_sampling.ipynb #506fc8c4
 def apply_prompt_guidance(
     cond: Tensor,  # (..., vocab) logits with speaker and text
     no_speaker: Tensor,  # (..., vocab) logits with the text only

@@ -96,10 +96,10 @@ def split_attention(
     outs, lses = (torch.stack(o) for o in zip(*parts))
     return merge_splits(outs, lses).to(q.dtype)
 
-# %% ../../nbs/models/00_attention.ipynb #a5491180
+# %% ../../nbs/models/00_attention.ipynb #3da6c938
 @functools.cache
 def has_flash_attn() -> bool:
-    "Return whether the package `flash_attn` can be imported; an installed package that can't be loaded is logged."
+    "Return whether the package `flash_attn` can be imported; logs a warning if it is installed and fails to load."
     try:
         from flash_attn import flash_attn_with_kvcache  # noqa: F401
     except ModuleNotFoundError:
@@ -110,12 +110,12 @@ def has_flash_attn() -> bool:
         return False
     return True
 
-# %% ../../nbs/models/00_attention.ipynb #f5b3c842
+# %% ../../nbs/models/00_attention.ipynb #a37747f7
 @functools.cache
 def pick_attention_kernel(
     device,  # a torch.device or its name
     dtype=torch.float32,  # number format of keys and values
-) -> str:  # 'flash_attn', 'sdpa', or 'single_query' for a single query
+) -> str:  # 'flash_attn', 'sdpa', or 'single_query' (`single_query_attention` for one query, else SDPA)
     "Return the name of the kernel for cached attention on this device."
     device = torch.device(device)
     if device.type == 'cpu':
@@ -126,10 +126,10 @@ def pick_attention_kernel(
         return 'sdpa'
     return 'flash_attn' if has_flash_attn() else 'sdpa'
 
-# %% ../../nbs/models/00_attention.ipynb #a63aabe2
+# %% ../../nbs/models/00_attention.ipynb #99cb57d5
 def pick_cache_dtype(
     device,  # a torch.device or its name
-    dtype,  # number format of the model
+    dtype,  # torch.dtype of the model
 ):  # a torch.dtype
     "Return the number format for cached keys and values: float16 for a bfloat16 model where single queries use FBGEMM."
     if dtype != torch.bfloat16 or torch.device(device).type != 'cpu':
@@ -153,10 +153,10 @@ def flash_attention(
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     return kernel(q, k, v, cache_seqlens=lengths.int(), causal=causal).transpose(1, 2)
 
-# %% ../../nbs/models/00_attention.ipynb #3dfc5551
+# %% ../../nbs/models/00_attention.ipynb #b56c412e
 @functools.lru_cache(maxsize=8)
 def value_bags(
-    n: int,  # heads of all rows
+    n: int,  # batch · heads
     size: int,  # positions allocated for each head
     S: int,  # positions read of each head
 ) -> tuple[Tensor, Tensor]:  # (n·S,) int32 indices of table rows; (n,) int32 offset of each head in the indices
@@ -164,13 +164,13 @@ def value_bags(
     indices = torch.arange(0, n*size, size, dtype=torch.int32)[:, None] + torch.arange(S, dtype=torch.int32)
     return indices.flatten(), torch.arange(0, n*S, S, dtype=torch.int32)
 
-# %% ../../nbs/models/00_attention.ipynb #ff579217
+# %% ../../nbs/models/00_attention.ipynb #3b8dd5b7
 KEY_TILE = 128  # positions in a tile of keys
 
 
 @functools.lru_cache(maxsize=8)
 def key_tile_bags(
-    n: int,  # heads of all rows
+    n: int,  # batch · heads
     size: int,  # tiles allocated for each head
     tiles: int,  # tiles read of each head
     d: int,  # dimensions of a head
@@ -180,14 +180,14 @@ def key_tile_bags(
     rows = indices[:, None]*d + torch.arange(d, dtype=torch.int32)
     return rows.flatten(), torch.arange(0, n*tiles*d, d, dtype=torch.int32)
 
-# %% ../../nbs/models/00_attention.ipynb #189d892d
+# %% ../../nbs/models/00_attention.ipynb #71f62653
 def weighted_bag_sum(
-    table: Tensor,  # (all rows, width)
-    indices: Tensor,  # (n,) rows of the table
+    table: Tensor,  # (table rows, width)
+    indices: Tensor,  # (n,) table rows
     offsets: Tensor,  # (bags,) where each bag begins in `indices`
-    weights: Tensor,  # (n,) weight of each row
+    weights: Tensor,  # (n,) one for each index
 ) -> Tensor:  # (bags, width)
-    "Return the weighted sum of each bag of rows: `F.embedding_bag` in mode 'sum', without its argument checks."
+    "Return the weighted sum of each bag of table rows: `F.embedding_bag` in mode 'sum', without its argument checks."
     return torch.embedding_bag(table, indices, offsets, False, 0, False, weights)[0]
 
 # %% ../../nbs/models/00_attention.ipynb #38d3a9ac
@@ -205,10 +205,10 @@ def from_key_tiles(
     "Return keys in their usual layout."
     return k.mT.flatten(2, 3)[:, :, :S]
 
-# %% ../../nbs/models/00_attention.ipynb #159e3691
+# %% ../../nbs/models/00_attention.ipynb #0bc7b075
 def single_query_scores(
     q: Tensor,  # (batch, heads, 1, d)
-    k: Tensor,  # (batch, heads, S, d), or contiguous tiles
+    k: Tensor,  # (batch, heads, S, d), or contiguous tiles from `to_key_tiles`
     S: int,  # number of keys
 ) -> Tensor:  # (batch, heads, 1, S)
     "Return the products of single queries and their keys."
@@ -220,11 +220,11 @@ def single_query_scores(
     scores = weighted_bag_sum(k.view(-1, KEY_TILE), *key_tile_bags(b*h, size, tiles, d), weights)
     return scores.view(b, h, 1, -1)[..., :S]
 
-# %% ../../nbs/models/00_attention.ipynb #d84aa6e8
+# %% ../../nbs/models/00_attention.ipynb #46fc3951
 def single_query_attention(
     q: Tensor,  # (batch, heads, 1, d) one query per head, float32 or float16, on a CPU
-    k: Tensor,  # (batch, heads, S, d) keys, or tiles
-    v: Tensor,  # (batch, heads, S, d) values: the first S positions of a cache, or contiguous
+    k: Tensor,  # (batch, heads, S, d) keys, or contiguous tiles from `to_key_tiles`
+    v: Tensor,  # (batch, heads, S, d) values; copied unless they are contiguous or the first S positions of a cache
     mask: Tensor | None = None,  # broadcasts to (batch, heads, 1, S), True where a query attends to a key
 ) -> Tensor:  # (batch, heads, 1, d); zeros for a query without keys
     "Return the attention of single queries by embedding bags, without gradients."
@@ -240,15 +240,15 @@ def single_query_attention(
     table = v.as_strided(((b*h-1)*size+S, d), (d, 1))
     return weighted_bag_sum(table, *value_bags(b*h, size, S), weights.reshape(-1)).view(b, h, 1, d)
 
-# %% ../../nbs/models/00_attention.ipynb #67d4b24a
+# %% ../../nbs/models/00_attention.ipynb #97ab6153
 def attention(
     q: Tensor,  # (batch, heads, T, d) queries
-    k: Tensor,  # (batch, heads, S, d) keys, or tiles
-    v: Tensor,  # (batch, heads, S, d) values; keys and values may have another number format than the queries
-    lengths: Tensor | int | None = None,  # (batch,) valid keys of each row, one number for all rows, or all keys
+    k: Tensor,  # (batch, heads, S, d) keys, or tiles from `to_key_tiles`
+    v: Tensor,  # (batch, heads, S, d) values; keys and values may have another dtype than the queries
+    lengths: Tensor | int | None = None,  # (batch,) valid keys of each row; int: of every row; None: all keys
     causal: bool = False,  # the queries are the last T positions of their row
-    mask: Tensor | None = None,  # `attention_mask` of these lengths, if it exists already
-    dropout: float = 0.,  # probability of dropping a weight, in training
+    mask: Tensor | None = None,  # `attention_mask` of `lengths` and `causal`; computed if None
+    dropout: float = 0.,  # probability of dropping an attention weight, in training
 ) -> Tensor:  # (batch, heads, T, d); zeros for a query without keys
     "Return scaled dot-product attention by the kernel that `pick_attention_kernel` names."
     T = q.shape[2]

@@ -19,9 +19,9 @@ from .gpt import GPT
 from .kv_cache import KVCache, StaticKVCache
 
 # %% auto #0
-__all__ = ['COMPILE_AFTER', 'SINGLE_THREAD_LIMIT', 'decode_one_token', 'should_compile', 'compile_decode_step', 'DecodeStep']
+__all__ = ['COMPILE_AFTER', 'SINGLE_THREAD_LIMIT', 'should_compile', 'compile_decode_step', 'DecodeStep']
 
-# %% ../../nbs/models/03_decode_step.ipynb #9f051b91
+# %% ../../nbs/models/03_decode_step.ipynb #8b353ffe
 def decode_one_token(
     model: GPT,
     x: Tensor,  # (rows, width) sum of the embeddings of the new tokens

@@ -14,14 +14,14 @@ from ..core.layout import TokenLayout
 # %% auto #0
 __all__ = ['build_second_stage_input']
 
-# %% ../../nbs/models/05_second_stage.ipynb #0214da55
+# %% ../../nbs/models/05_second_stage.ipynb #755357fc
 def build_second_stage_input(
     text: list[int],  # BPE ids with the end of text, without offset
     codes: Tensor,  # (2, frames), 0 to 1023
     window: int,  # positions of the model
     layout: TokenLayout | None = None,  # the released one if None
 ) -> Tensor:  # (2, window)
-    "Return the two input rows; raises `TextError` if text and frames are longer than the window."
+    "Return the two input streams; raises `TextError` if text and frames are longer than the window."
     layout = layout or TokenLayout()
     start, end = len(text), len(text)+codes.shape[1]
     if end > window:

@@ -17,10 +17,9 @@ from ..core.errors import AudioError
 from .gpt import assign_state_dict, init_empty_weights
 
 # %% auto #0
-__all__ = ['SPEAKER_WINDOW', 'SPEAKER_HOP', 'SPEAKER_SAMPLE_RATE', 'SPEAKER_WINDOW_STEP', 'window_starts', 'mel_windows',
-           'SpeakerEncoder']
+__all__ = ['mel_windows', 'SpeakerEncoder']
 
-# %% ../../nbs/models/08_speaker_encoder.ipynb #19e06b41
+# %% ../../nbs/models/08_speaker_encoder.ipynb #bd1d7ec7
 SPEAKER_WINDOW = 160  # frames in a window
 SPEAKER_HOP = 160  # samples from frame to frame
 SPEAKER_SAMPLE_RATE = 16_000  # Hz

@@ -105,14 +105,14 @@ def collate_finetuning(
     ids, targets, _ = collate_first_stage(batch, layout, rng, corrupt=corrupt, drop_text=drop_text)
     return (ids, ids[:, 0].roll(-1, 1)) if released_loss else (ids, targets)
 
-# %% ../../nbs/train/04_batches.ipynb #1277f0c1
+# %% ../../nbs/train/04_batches.ipynb #99f74b46
 def collate_second_stage(
     batch: list,  # of `TokenizedUtterance`
     layout: TokenLayout,
     rng: torch.Generator,
     corrupt: float = 0.05,  # share of the input's codes replaced by random ones
 ) -> tuple:  # ids (batch, 2, time), targets (batch, 6, time) with −100 where the loss ignores them, lengths (batch,)
-    "Return the input rows, the targets of the six finer codebooks, and the lengths of a batch."
+    "Return the input streams, the targets of the six finer codebooks, and the lengths of a batch."
     lengths = torch.tensor([len(u.text) + u.codes.shape[1] for u in batch])
     longest = int(lengths.max())
     ids = torch.stack([build_second_stage_input(u.text, u.codes[:2].long(), longest, layout) for u in batch])

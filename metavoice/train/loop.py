@@ -32,9 +32,9 @@ from .optim import TrainingConfig, make_optimizers
 # %% auto #0
 __all__ = ['Trainer', 'draw_sharded_batch']
 
-# %% ../../nbs/train/08_loop.ipynb #244a4bbc
+# %% ../../nbs/train/08_loop.ipynb #44af1641
 class Trainer:
-    "Resumable training of one part in a folder with state.pt (checkpoint) and log.jsonl; raises `MetaVoiceError`."
+    "Resumable training of one model in a folder with state.pt (checkpoint) and log.jsonl; resumes if state.pt exists."
 
     def __init__(
         self,
@@ -60,23 +60,23 @@ class Trainer:
         self.shared_rng = torch.Generator().manual_seed(self.config.seed)
         self.torch_rng_state = None
         self.step, self.spent, self.best_value, self.metric_sums = 0, 0.0, None, {}
-        self.parts, self.pending_states = {}, {}  # name → part with a state; name → state of a part yet to come
+        self.parts, self.pending_states = {}, {}  # name → registered object; name → loaded state, not yet registered
         self.stopping, self.signal = False, None
         self.weights_consistent = True  # False within an optimizer step, and for a step that failed
         if self.is_main:
-            for torn in self.out.glob('.state-*.pt'):  # of a run that was killed while it wrote
+            for torn in self.out.glob('.state-*.pt'):  # incomplete file of a run that was killed while writing
                 torn.unlink()
         if (self.out / 'state.pt').exists():
             self.load()
 
     @property
     def progress(self) -> float:
-        "The spent share of the budget."
+        "The share of the budget that is used, 0 to 1."
         c = self.config
         return min(1.0, self.step / c.steps if c.steps else self.spent / (60 * c.minutes))
 
     def autocast(self):
-        "Return a context in which matrices are multiplied in bfloat16, if `bf16` is set."
+        "Return torch's autocast context, with bfloat16 if `bf16` is set and disabled otherwise."
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def stop(self):
@@ -86,21 +86,21 @@ class Trainer:
     def register_state(
         self,
         name: str,
-        part,  # has `state_dict` and `load_state_dict`
+        part,  # object with `state_dict` and `load_state_dict`, such as the codebooks' moving averages
     ):
-        "Store the state of a part of the loss in the checkpoint; returns the part, restored."
+        "Add an object's state to the checkpoint; returns the object, with its saved state if the run was resumed."
         self.parts[name] = part
         if name in self.pending_states:
             part.load_state_dict(self.pending_states.pop(name))
         return part
 
-# %% ../../nbs/train/08_loop.ipynb #8b5b6355
+# %% ../../nbs/train/08_loop.ipynb #89b238a8
 @patch
 def prepare_loss(
     self: Trainer,
-    loss,  # function of the trainer
+    loss,  # function of the trainer → dict, as in `run`
 ) -> nn.Module:
-    "Return the loss as accelerate wraps it; FSDP also shards the optimizers. Raises `OptionError` for Muon with FSDP."
+    "Wrap model and loss with accelerate, with FSDP also the optimizers; raises `OptionError` for Muon with FSDP."
     objective = LossModule(self.model, loss)
     if self.sharded and self.config.muon:
         raise OptionError("Muon needs whole matrices; leave it out with FSDP")
@@ -111,34 +111,34 @@ def prepare_loss(
         set_sharded_optimizer_state(objective, self.optimizers, self.pending_optimizer_states[0])
     return objective
 
-# %% ../../nbs/train/08_loop.ipynb #d92e6d25
+# %% ../../nbs/train/08_loop.ipynb #e4e90050
 @patch
 def evaluate_no_grad(
     self: Trainer,
     compute,  # function without arguments
 ):  # its result
-    "Call a function with the wrapped model and without gradients; all processes must take part."
+    "Call a function within the wrapped model, without gradients; with several processes, call it in all of them."
     with torch.no_grad():
         return compute() if self.objective is None else self.objective(self, compute)
 
-# %% ../../nbs/train/08_loop.ipynb #0a319028
+# %% ../../nbs/train/08_loop.ipynb #7a446fe4
 @patch
 def trainable_weights(self: Trainer) -> dict:  # name → tensor
-    "Return the trainable weights; with FSDP all processes must take part."
+    "Return the whole trainable weights; with FSDP, call it in all processes."
     return {name: to_full_tensor(p.detach()) for name, p in self.model.named_parameters() if p.requires_grad}
 
 
 @patch
 def optimizer_states(self: Trainer) -> list:
-    "Return the states of the optimizers; with FSDP all processes must take part."
+    "Return the state of each optimizer; with FSDP, call it in all processes."
     if not self.sharded:
         return [o.state_dict() for o in self.optimizers]
     return [get_sharded_optimizer_state(self.objective, self.optimizers)]
 
-# %% ../../nbs/train/08_loop.ipynb #053617d3
+# %% ../../nbs/train/08_loop.ipynb #55f8a86f
 @patch
 def save(self: Trainer):
-    "Write the checkpoint atomically; all processes must take part."
+    "Write the checkpoint atomically; with several processes, call it in all of them."
     rng_states = [dict(rng=self.rng.get_state(), torch=get_rng_state())]
     if self.processes > 1:
         from accelerate.utils import gather_object
@@ -167,13 +167,13 @@ def save(self: Trainer):
     with atomic_write(self.out / 'state.pt') as t:
         torch.save(state, t)
 
-# %% ../../nbs/train/08_loop.ipynb #c9bfee75
+# %% ../../nbs/train/08_loop.ipynb #05b14b5c
 @patch
 def load_weights(
     self: Trainer,
     weights: dict,  # name → tensor
 ):
-    "Load a checkpoint's weights into the model; raises `KeyError` if it has others."
+    "Load a checkpoint's weights into the model; raises `KeyError` or `RuntimeError` if their names don't match."
     if not self.only_trainable:
         self.model.load_state_dict(weights)
         return
@@ -187,9 +187,9 @@ def load_weights(
 @patch
 def load_rng_states(
     self: Trainer,
-    state: dict,  # of state.pt
+    state: dict,  # content of state.pt
 ):
-    "Restore the generators; processes that the checkpoint doesn't know get a new seed."
+    "Restore the generators; processes that the saved run didn't have get a new seed."
     states = state.get('chances', [dict(rng=state['rng'])])
     if self.rank < len(states):
         self.rng.set_state(states[self.rank]['rng'])
@@ -199,10 +199,10 @@ def load_rng_states(
     if 'common' in state:
         self.shared_rng.set_state(state['common'])
 
-# %% ../../nbs/train/08_loop.ipynb #3fee2bd4
+# %% ../../nbs/train/08_loop.ipynb #811711bb
 @patch
 def load(self: Trainer):
-    "Resume from the checkpoint; raises `MetaVoiceError` if it is broken or isn't this model's."
+    "Resume from the checkpoint; raises `MetaVoiceError` if it is broken or of another model."
     path = self.out / 'state.pt'
     try:
         state = torch.load(path, weights_only=True, map_location='cpu')
@@ -223,11 +223,11 @@ def load(self: Trainer):
     if self.is_main and (self.out / 'log.jsonl').exists():
         truncate_log(self.out / 'log.jsonl', self.step)
 
-# %% ../../nbs/train/08_loop.ipynb #d13faecb
+# %% ../../nbs/train/08_loop.ipynb #e45a743a
 @patch
 @contextmanager
 def save_on_exit(self: Trainer):
-    "Write the checkpoint at the end; after an error too, if the weights are consistent and there is a single process."
+    "Write the checkpoint at the end; after an error only with a single process and consistent weights."
     try:
         yield
     except BaseException:
@@ -241,9 +241,9 @@ def save_on_exit(self: Trainer):
 @patch
 def sync_processes(
     self: Trainer,
-    seconds: float,  # spent in all
+    seconds: float,  # of training so far
 ):
-    "Let all processes use the main process's clock, and stop if any of them was asked to."
+    "Set `spent` to the main process's seconds in all processes, and stop all if one of them is stopping."
     self.spent = seconds
     if self.processes == 1:
         return
@@ -253,10 +253,10 @@ def sync_processes(
     states = gather(mine)
     self.spent, self.stopping = float(states[0, 0]), bool(states[:, 1].any())
 
-# %% ../../nbs/train/08_loop.ipynb #691dabd4
+# %% ../../nbs/train/08_loop.ipynb #3c2ec626
 @patch
-def accumulate(self: Trainer) -> dict:  # name → mean over the batches; for tokens their sum
-    "Accumulate the gradients of a step's batches; raises `MetaVoiceError` if they aren't finite."
+def accumulate(self: Trainer) -> dict:  # name → mean over the batches; for 'tokens' the sum
+    "Accumulate and clip the gradients of a step's batches; raises `MetaVoiceError` if they aren't finite."
     n, metrics = self.config.grad_accum_steps, {}
     for i in range(n):
         with nullcontext() if i == n - 1 else self.accelerator.no_sync(self.objective):
@@ -268,20 +268,20 @@ def accumulate(self: Trainer) -> dict:  # name → mean over the batches; for to
     trainable = [p for p in self.model.parameters() if p.requires_grad]
     norm = to_full_tensor(nn.utils.clip_grad_norm_(trainable, self.config.max_grad_norm))
     if not norm.isfinite():
-        self.weights_consistent = False  # the checkpoint on disk is better than this one
+        self.weights_consistent = False  # so that the checkpoint on disk is kept
         raise MetaVoiceError(
             f"the loss is {metrics['loss']} and its gradient {float(norm)} after {self.step} steps; "
             f"a learning rate below {self.config.learning_rate} may help"
         )
     return metrics
 
-# %% ../../nbs/train/08_loop.ipynb #7625045d
+# %% ../../nbs/train/08_loop.ipynb #90e62db8
 @patch
 def train_step(
     self: Trainer,
-    learning_rate: float,
+    learning_rate: float,  # set in all parameter groups
 ) -> dict:  # name → value
-    "Take one optimizer step and return its metrics."
+    "Take one optimizer step and return its metrics; raises `MetaVoiceError` if the gradient isn't finite."
     started, self.weights_consistent = time.monotonic(), True
     for optimizer in self.optimizers:
         for group in optimizer.param_groups:
@@ -298,9 +298,9 @@ def train_step(
     self.sync_processes(self.spent + seconds)
     return metrics
 
-# %% ../../nbs/train/08_loop.ipynb #23bf38da
+# %% ../../nbs/train/08_loop.ipynb #db8ac14e
 @patch
-def mean_metrics(self: Trainer) -> dict:
+def mean_metrics(self: Trainer) -> dict:  # name → mean, rounded; 'tokens' become 'tokens_per_second'
     "Return the mean metrics over all processes since the last call."
     steps, names = self.metric_sums.pop('steps'), list(self.metric_sums)
     values = torch.tensor([self.metric_sums[name] for name in names], dtype=torch.float64)
@@ -324,13 +324,13 @@ def broadcast_from_main(self: Trainer, decision: bool) -> bool:
 
     return bool(broadcast(torch.tensor([float(decision)], device=self.device))[0])
 
-# %% ../../nbs/train/08_loop.ipynb #04e2c705
+# %% ../../nbs/train/08_loop.ipynb #31bd9b04
 @patch
 def write_log(
     self: Trainer,
-    line: dict,
+    line: dict,  # name → value
     best_metric: str | None = None,  # as in `run`
-    on_log=None,  # likewise
+    on_log=None,  # as in `run`
 ):
     "Append a line to the log, and store the weights if they are the best so far."
     better = best_metric in line and (self.best_value is None or line[best_metric] < self.best_value)
@@ -353,13 +353,13 @@ def write_log(
     if on_log:
         on_log(line)
 
-# %% ../../nbs/train/08_loop.ipynb #4be05dac
+# %% ../../nbs/train/08_loop.ipynb #5840c99d
 @patch
 @contextmanager
 def show_progress(
     self: Trainer,
-    progress_bar,  # for instance `tqdm`; None: no progress bar
-):  # function of a step's metrics
+    progress_bar,  # a class like `tqdm`; None: no progress bar
+):  # yields a function that takes a step's metrics
     "Open a progress bar and the tracker of a run, and close them at the end."
     bar = None
     if progress_bar and self.is_main:
@@ -382,17 +382,17 @@ def show_progress(
         for tracker in self.accelerator.trackers:
             tracker.finish()
 
-# %% ../../nbs/train/08_loop.ipynb #4d54b630
+# %% ../../nbs/train/08_loop.ipynb #315108a2
 @patch
 def train_steps(
     self: Trainer,
     evaluate,  # as in `run`
-    log_every: int,  # likewise
-    evaluate_every: int,  # likewise
-    write_log,  # function of a line
-    update,  # function of a step's metrics
+    log_every: int,  # as in `run`
+    evaluate_every: int,  # as in `run`
+    write_log,  # function of a line of the log (dict)
+    update,  # function of a step's metrics (dict)
 ):
-    "Take steps, with log lines, evaluations and checkpoints, until the budget is spent or the run is stopped."
+    "Take steps, with log lines, evaluations and checkpoints, until the budget is used up or the run is stopped."
     c, saved = self.config, self.spent
     while self.progress < 1 and not self.stopping:
         learning_rate = c.learning_rate_at(self.progress)
@@ -406,21 +406,21 @@ def train_steps(
             self.save()
             saved = self.spent
 
-# %% ../../nbs/train/08_loop.ipynb #977725e5
+# %% ../../nbs/train/08_loop.ipynb #7d11934a
 @patch
 def run(
     self: Trainer,
     loss,  # function of the trainer → dict; 'loss' is minimised, 'tokens' are counted, the rest is logged
     log_every: int = 50,  # steps between lines of the log
     evaluate=None,  # function of the trainer, called in all processes → dict added to the line
-    progress_bar=None,  # for instance `tqdm`
+    progress_bar=None,  # a class like `tqdm`
     *,
     evaluate_every: int | None = None,  # steps between evaluations; `log_every` if None
     best_metric: str | None = None,  # its lowest value in the log marks the weights to keep
     on_log=None,  # called with each line, in the main process
     evaluate_at_start: bool = False,  # also evaluate before the first step
 ) -> nn.Module:
-    "Train until the budget is spent or the run is stopped; raises `MetaVoiceError` if the loss isn't finite."
+    "Train until the budget is used up or the run is stopped; raises `MetaVoiceError` for a gradient that isn't finite."
     if self.progress >= 1:
         return self.model
 
@@ -443,12 +443,12 @@ def run(
         raise SystemExit(128 + self.signal)
     return self.model
 
-# %% ../../nbs/train/08_loop.ipynb #6fbb31eb
+# %% ../../nbs/train/08_loop.ipynb #5dce5d8d
 def draw_sharded_batch(
     trainer: Trainer,
     batches: LengthBatches,  # draws from `trainer.shared_rng`
-) -> tuple:  # a list of `TokenizedUtterance`, a generator
-    "Return the next batch of this process, with a generator that belongs to the batch."
+) -> tuple:  # a list of `TokenizedUtterance`; a `torch.Generator` with a seed for this batch
+    "Return the next batch of this process, and a generator for the random choices within it."
     drawn = []
     for _ in range(trainer.processes):
         batch = batches()

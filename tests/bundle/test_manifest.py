@@ -87,10 +87,10 @@ print(json.dumps(results))
     not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak of memory is measured by Linux's /proc"
 )
 def test_weights_are_not_held_twice(tmp_path):
-    "100 MB of random weights in both formats; the peak of memory is at most 1.3 times the weights."
-    shape = dict(n_layer=2, n_head=8, n_embd=1024, block_size=64)
+    "200 MB of random weights in both formats; the peak of memory is at most 1.3 times the weights."
+    shape = dict(n_layer=4, n_head=8, n_embd=1024, block_size=64)
     model = GPT(GPTConfig(**shape)).requires_grad_(False)
-    assert 90 < sum(p.nbytes for p in model.parameters()) / 1e6 < 130
+    assert 190 < sum(p.nbytes for p in model.parameters()) / 1e6 < 230
     torch.save(dict(model=model.state_dict()), tmp_path / "large.pt")
     save_file(export_state_dict(model, torch.float16, "large"), tmp_path / "large.safetensors")
     cases = [("large.pt", "float32"), ("large.pt", "float16"), ("large.safetensors", "float32")]
