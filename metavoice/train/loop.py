@@ -167,13 +167,13 @@ def save(self: Trainer):
     with atomic_write(self.out / 'state.pt') as t:
         torch.save(state, t)
 
-# %% ../../nbs/train/08_loop.ipynb #05b14b5c
+# %% ../../nbs/train/08_loop.ipynb #cce92eda
 @patch
 def load_weights(
     self: Trainer,
     weights: dict,  # name → tensor
 ):
-    "Load a checkpoint's weights into the model; raises `KeyError` or `RuntimeError` if their names don't match."
+    "Load a checkpoint's weights into the model; raises `KeyError` or `RuntimeError` if names or shapes don't match."
     if not self.only_trainable:
         self.model.load_state_dict(weights)
         return

@@ -1,0 +1,10 @@
+"Plots of training logs."
+from metavoice.train.plots import LivePlot, plot_losses
+
+
+def test_plot_losses_and_live_plot():
+    lines = []
+    for step in range(1, 9):
+        lines.append(dict(step=step, loss=3 / step) | (dict(held_out_audio=4 / step) if step % 2 else {}))
+    assert len(plot_losses(lines).axes[0].lines) == 2 and plot_losses([])
+    LivePlot()(lines[0])
