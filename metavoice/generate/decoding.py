@@ -72,18 +72,18 @@ def check_prompts(
             token = low if low < 0 else high
             raise OptionError(f"token {token} isn't in the vocabulary; use 0 to {vocab - 1}")
 
-# %% ../../nbs/generate/02_decoding.ipynb #1e5c836c
+# %% ../../nbs/generate/02_decoding.ipynb #d399d07f
 SYNC_EVERY = 16  # steps queued on a GPU before the tokens are read
 
 
 @dataclass
 class DecodeRow:
-    "A request at work."
+    "An active request."
     index: int  # number of the request
     request: GenerationRequest
     generator: torch.Generator
-    limit: int  # length of prompt and tokens at which the row is stopped
-    tokens: list = field(default_factory=list)  # drawn so far
+    limit: int  # maximum length of prompt and tokens
+    tokens: list = field(default_factory=list)  # sampled so far
 
     @property
     def remaining(self) -> int:  # tokens
@@ -93,14 +93,14 @@ class DecodeRow:
     def cancelled(self) -> bool:
         return self.request.cancelled is not None and bool(self.request.cancelled())
 
-# %% ../../nbs/generate/02_decoding.ipynb #a6ebab0e
+# %% ../../nbs/generate/02_decoding.ipynb #90c76f85
 class DecodeBatch:
     "The rows of a batch that share a cache."
 
     def __init__(
         self,
         model: GPT,
-        max_rows: int,  # texts at a time; guidance adds rows to the cache
+        max_rows: int,  # requests at a time; guidance multiplies the rows of the cache
         layout: TokenLayout,
         options: SamplingOptions,
     ):
@@ -114,7 +114,7 @@ class DecodeBatch:
         self.cache.select([])
         self.step = DecodeStep(model, self.cache)
         self.rows: list[DecodeRow] = []
-        self.speakers = self.logits = self.turn = self.last = None
+        self.speakers = self.logits = self.turn = self.last = None  # turn: the codebook of each row's next token
         if options.constrain:
             self.mask = codebook_mask(layout, self.vocab, self.device)
 
@@ -156,7 +156,7 @@ class DecodeBatch:
         self,
         noise: Tensor,  # (rows, vocab), from `exponential_noise`
     ) -> Tensor:  # (rows,) on the device
-        "Draw a token for each row."
+        "Sample a token for each row."
         if self.options.constrain:
             self.logits, self.turn = self.logits + self.mask[self.turn], 1 - self.turn
         o = self.options
@@ -175,7 +175,7 @@ class DecodeBatch:
         self,
         n: int,  # steps before the tokens are read from the device
     ) -> list[list[int]]:  # the tokens of all rows for each step
-        "Draw `n` tokens for each row; raises `MetaVoiceError` for logits that are not finite."
+        "Sample `n` tokens for each row; raises `MetaVoiceError` for logits that are not finite."
         noise = exponential_noise([row.generator for row in self.rows], (n, self.vocab), self.device)
         drawn = []
         for step in range(n):
@@ -192,7 +192,7 @@ class DecodeBatch:
         self,
         kept: list[int],  # rows that stay, ascending
     ):
-        "Remove the other rows; the last rows move into their places."
+        "Remove all other rows; the last rows that stay move into their places."
         n, staying = len(kept), set(kept)
         movers = [i for i in kept if i >= n]
         order = [i if i in staying else movers.pop() for i in range(n)]
@@ -211,11 +211,11 @@ class DecodeBatch:
         else:
             self.logits = None
 
-# %% ../../nbs/generate/02_decoding.ipynb #7b7c700e
+# %% ../../nbs/generate/02_decoding.ipynb #5a00c7ea
 def waiting_requests(
     waiting: Iterator[GenerationRequest | None],
     places: int,  # free rows
-    idle: bool,  # no row is at work, so wait for the first request
+    idle: bool,  # no row is active, so wait for the first request
 ) -> tuple[list[GenerationRequest], bool]:  # the requests; whether there may be more
     "Return as many waiting requests as there are free rows."
     found = []
@@ -230,20 +230,20 @@ def waiting_requests(
             break
     return found, True
 
-# %% ../../nbs/generate/02_decoding.ipynb #ab4d6b4a
+# %% ../../nbs/generate/02_decoding.ipynb #5c1e5d71
 @torch.inference_mode()
 def decode_steps(
     model: GPT,  # the first stage
     requests: Iterable[GenerationRequest | None],  # asked for the next one when a row is free; None: nothing waits now
     *,
     layout: TokenLayout,
-    max_rows: int = 16,  # requests side by side
+    max_rows: int = 16,  # requests in one batch
     sync_every: int | None = None,  # steps before tokens are read; if None, 1 on a CPU and `SYNC_EVERY` on a GPU
     **options,  # fields of `SamplingOptions`
 ) -> Iterator[list[tuple[int, int | None, DecodeRow | None]]]:
-    """Yield for each step a list of (number of the request, token, row) with one entry for each request at work.
+    """Yield for each step a list of (number of the request, token, row) with one entry for each active request.
 
-    The row is given when the request is over, and is None before. The token is None for a cancelled request.
+    The row is None until the request has ended. The token is None for a cancelled request.
     Raises `OptionError`, and `MetaVoiceError` for logits that are not finite."""
     options = SamplingOptions(**options)
     if not isinstance(max_rows, int) or max_rows < 1:
@@ -277,7 +277,7 @@ def decode_steps(
         if batch.rows:
             batch.decode_step(batch.last)
 
-# %% ../../nbs/generate/02_decoding.ipynb #425d1d84
+# %% ../../nbs/generate/02_decoding.ipynb #fa227235
 def generate(
     model: GPT,  # the first stage
     prompts: list[Tensor],  # (time,) token ids each, of any lengths
@@ -285,8 +285,8 @@ def generate(
     *,
     layout: TokenLayout,
     seeds=None,  # a seed or None for each row, or one for all; None draws a fresh one
-    max_rows: int | None = None,  # prompts side by side; all if None
-    on_progress: Callable[[int, int], None] | None = None,  # called after each step with (steps so far, rows at work)
+    max_rows: int | None = None,  # prompts in one batch; all if None
+    on_progress: Callable[[int, int], None] | None = None,  # called after each step with (steps so far, active rows)
     **options,  # other options of `decode_steps`
 ) -> list[GenerationOutput]:  # in the order of the prompts
     "Continue each prompt until its own end of audio; raises what `decode_steps` raises."
@@ -307,7 +307,7 @@ def generate(
             on_progress(n, len(step))
     return outputs
 
-# %% ../../nbs/generate/02_decoding.ipynb #74e20ee8
+# %% ../../nbs/generate/02_decoding.ipynb #da856750
 @torch.inference_mode()
 def predict_fine_codes(
     model: GPT,  # the second stage
@@ -323,9 +323,10 @@ def predict_fine_codes(
 ) -> list[Tensor]:  # (8, frames) each
     """Return the given codebooks followed by six predicted ones.
 
-    Raises `TextError` for text and frames longer than the window, `MetaVoiceError` for logits that are not finite."""
+    Raises `TextError` for text and frames longer than the window, `OptionError` for a causal model and
+    `MetaVoiceError` for logits that are not finite."""
     if model.config.causal:
-        raise OptionError("the second stage isn't causal; this model is")
+        raise OptionError("this model is causal; use a second stage, which is not causal")
     weight, window, layout = model.transformer.wpe.weight, model.config.block_size, layout or TokenLayout()
     rows = zip(texts, codes, strict=True)
     ids = torch.stack([build_second_stage_input(text, c.cpu(), window, layout) for text, c in rows])

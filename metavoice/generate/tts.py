@@ -30,8 +30,8 @@ from .voice import Voice, resolve_voice
 # %% auto #0
 __all__ = ['MAX_CACHED_EMBEDDINGS', 'TTS']
 
-# %% ../../nbs/generate/09_tts.ipynb #a6914040
-MAX_CACHED_EMBEDDINGS = 1000  # voices remembered by a `TTS`
+# %% ../../nbs/generate/09_tts.ipynb #ea76f0b5
+MAX_CACHED_EMBEDDINGS = 1000  # speaker embeddings that a `TTS` caches
 
 
 class TTS:
@@ -44,22 +44,22 @@ class TTS:
     def from_pretrained(
         cls,
         name: str | Path = 'nano',  # nano, a folder, or owner/name on the Hugging Face Hub
-        device: str | None = None,  # cpu, cuda, cuda:N or mps; the best there is if None
-        dtype: str | None = None,  # float32, bfloat16 or float16; what suits the device if None
+        device: str | None = None,  # cpu, cuda, cuda:N or mps; the fastest available if None
+        dtype: str | None = None,  # float32, bfloat16 or float16; chosen by the device if None
         quantise: str | None = None,  # int8 or int4 weights for the first stage: smaller and faster, slightly worse
-        compile: bool | None = None,  # compile the decoding step; None: on CUDA, once a job is long enough to gain
+        compile: bool | None = None,  # compile the decoding step; None: on CUDA, for jobs long enough to gain
     ) -> TTS:
-        "Return a model whose parts load when they are needed; raises `BundleError` and `OptionError`."
+        "Return a `TTS`, which loads each part at its first use; raises `BundleError` and `OptionError`."
         return cls(load_bundle(name, device=device, dtype=dtype, quantise=quantise, compile=compile, pack=True))
 
     def __repr__(self):
         return f"TTS({self.bundle!r})"
 
-# %% ../../nbs/generate/09_tts.ipynb #4e266a8a
+# %% ../../nbs/generate/09_tts.ipynb #4110f1a1
 @patch
 def voice(
     self: TTS,
-    source=None,  # a file or its bytes, an `Audio`, a `Voice`, the name of a voice of the bundle; its first if None
+    source=None,  # a file or its bytes, `Audio`, `Voice` or a name in `bundle.voices`; the first of these if None
 ) -> Voice:
     "Return the voice of a recording; raises `AudioError` for one that is missing, broken, silent or too short."
     if isinstance(source, Voice):
@@ -77,13 +77,13 @@ def voice(
         self._embeddings.pop(old, None)
     return Voice(embedding, name, audio.duration)
 
-# %% ../../nbs/generate/09_tts.ipynb #db0a1744
+# %% ../../nbs/generate/09_tts.ipynb #82c17b05
 @patch
 def segments(
     self: TTS,
     texts: list[str],
     voice=None,  # what `TTS.voice` takes, one for all texts or one for each
-    seed=None,  # a whole number or None, one for all texts or one for each
+    seed=None,  # an integer or None, one for all texts or one for each; the segments' seeds derive from it
 ) -> list[Segment]:  # in the order of the texts
     "Return texts split into segments; raises `TextError`, `AudioError` and `OptionError`."
     voices = one_per_text(voice, len(texts), 'voices')
@@ -91,13 +91,13 @@ def segments(
     check_texts(self.bundle, texts)
     return make_segments(self.bundle, texts, [self.voice(v) for v in voices], seeds)
 
-# %% ../../nbs/generate/09_tts.ipynb #1ca65df7
+# %% ../../nbs/generate/09_tts.ipynb #e31ad9e4
 @patch
 def load_parts(
     self: TTS,
     options: SpeechOptions,  # resolved
 ):
-    "Load every part that speech with these options needs; raises `BundleError`, and `OptionError` for too many steps."
+    "Load every part that these options need; raises `BundleError`, and `OptionError` for invalid diffusion steps."
     parts = ['first', 'second', 'codec']
     if options.vocoder == 'mbd':
         parts.append('mbd')
@@ -127,7 +127,7 @@ def prepare(
         self.load_parts(resolved)
     return segments, resolved
 
-# %% ../../nbs/generate/09_tts.ipynb #3a4956c4
+# %% ../../nbs/generate/09_tts.ipynb #4f657d76
 @patch
 @delegates(SpeechOptions, but='constrain')
 def synthesise(
@@ -136,12 +136,15 @@ def synthesise(
     voice=None,  # what `TTS.voice` takes; for many texts also a list with one for each
     *,
     seed: int | list | None = None,  # same seed, same audio; None draws a fresh one; for many texts also a list
-    batch_size: int = 16,  # takes side by side
-    on_progress=None,  # called with (stage, done, of); `of` is None for the tokens of the first stage
-    timings: dict | None = None,  # seconds by stage are added, and the number of 'tokens'
+    batch_size: int = 16,  # takes in one batch of the first stage
+    on_progress=None,  # called with (stage, units done, total); the total is None for the first stage's tokens
+    timings: dict | None = None,  # seconds by stage and 'tokens' are added; keys above
     **kwargs,  # other fields of `SpeechOptions`
 ) -> Audio | list[Audio]:
-    "Return speech; raises `TextError`, `AudioError`, `OptionError` and `BundleError` before any work is done."
+    """Return speech at 48 kHz, or at the codec's rate with `denoise=False`.
+
+    Raises `TextError`, `AudioError`, `OptionError` and `BundleError` before synthesis starts, and `MetaVoiceError` for
+    a segment without sound."""
     if not isinstance(text, (str, list, tuple)):
         raise TextError(f"the text has to be a string or a list of them, not {type(text).__name__}")
     texts = [text] if isinstance(text, str) else list(text)
@@ -154,7 +157,7 @@ def synthesise(
     audios = [Audio(torch.cat(samples), assembler.sample_rate) for samples in parts]
     return audios[0] if isinstance(text, str) else audios
 
-# %% ../../nbs/generate/09_tts.ipynb #a3fcfea0
+# %% ../../nbs/generate/09_tts.ipynb #88bb10f7
 @patch
 @delegates(SpeechOptions, but='constrain')
 def stream(
@@ -163,24 +166,25 @@ def stream(
     voice=None,  # what `TTS.voice` takes
     *,
     seed: int | None = None,  # same seed, same audio; None draws a fresh one
-    chunk: float | None = .5,  # seconds of sound; None for whole segments, equal to `synthesise` in every sample
-    on_progress=None,  # called with (stage, done, of); `of` is None for the tokens of the first stage
-    timings: dict | None = None,  # seconds by stage are added, and the number of 'tokens'
+    chunk: float | None = .5,  # seconds of audio; None: whole segments, with the samples of `synthesise`
+    on_progress=None,  # called with (stage, units done, total); the total is None for the first stage's tokens
+    timings: dict | None = None,  # seconds by stage and 'tokens' are added, as in `synthesise`
     **kwargs,  # other fields of `SpeechOptions`
 ) -> Iterator[Audio]:  # close it to stop the work
-    "Return an iterator of chunks, whole segments with the vocoder mbd; raises what `synthesise` raises, at once."
+    """Return an iterator of chunks of audio, or of whole segments with the vocoder mbd.
+
+    Raises what `synthesise` raises: `MetaVoiceError` for a segment without sound during iteration, the rest at once."""
     if not isinstance(text, str):
         raise TextError(f"the text has to be a string, not {type(text).__name__}")
     if chunk is not None and not (isinstance(chunk, (int, float)) and .05 <= chunk <= 60):
-        raise OptionError(f"chunk is {chunk!r}; use .05 to 60 seconds, or None for whole pieces")
+        raise OptionError(f"chunk is {chunk!r}; use .05 to 60 seconds, or None for whole segments")
     options = SpeechOptions(**kwargs)
     if options.resolve(self.bundle).vocoder == 'mbd':
         chunk = None
     if chunk is not None:
         if options.takes not in (None, 1):
-            what = f"takes is {options.takes!r}, but what is streamed in chunks has been heard"
-            what += " before there could be another take"
-            raise OptionError(f"{what}; use takes=1, or chunk=None for whole pieces")
+            what = f"takes is {options.takes!r}, but a stream in chunks has a single take"
+            raise OptionError(f"{what}; use takes=1, or chunk=None for whole segments")
         options = replace(options, takes=1)
     segments, options = self.prepare([text], options, voice, seed, timings)
     return _stream(self.bundle, segments, options, chunk=chunk, on_progress=on_progress, timings=timings)
@@ -193,7 +197,7 @@ def _stream(bundle: Bundle, segments: list[Segment], options: SpeechOptions, **h
             if len(part.samples):
                 yield Audio(part.samples, assembler.sample_rate)
 
-# %% ../../nbs/generate/09_tts.ipynb #35077e7f
+# %% ../../nbs/generate/09_tts.ipynb #e425cf0f
 @patch
 @delegates(SpeechOptions, but='constrain')
 def codes(
@@ -202,9 +206,9 @@ def codes(
     voice=None,  # as in `synthesise`
     *,
     seed: int | list | None = None,  # as in `synthesise`
-    batch_size: int = 16,  # takes side by side
+    batch_size: int = 16,  # takes in one batch of the first stage
     **kwargs,  # other fields of `SpeechOptions`
-) -> list[list]:  # for each text the (8, frames) of its segments
+) -> list[list]:  # for each text, int64 codes (8, frames) of each segment, 0–1023
     "Return the codes of both stages; raises what `synthesise` raises."
     resolved, out = SpeechOptions(**kwargs).resolve(self.bundle), [[] for _ in texts]
     segments = self.segments(texts, voice, seed)

@@ -23,9 +23,8 @@ from .corpus import normalise_rms
 from .data import DataProblem, Example, load_span, read_examples, recording_duration
 
 # %% auto #0
-__all__ = ['MIN_CLIP_SECONDS', 'LETTERS_PER_SECOND', 'DUPLICATE_SIMILARITY', 'EMBEDDING_SECONDS', 'SAME_SPEAKER_SIMILARITY',
-           'Clip', 'ContextWindow', 'split_at_silences', 'make_clips', 'is_clipped', 'check_clip', 'audio_fingerprint',
-           'DuplicateFinder', 'DataReport', 'check_data', 'module_key', 'ClipEncoder', 'is_same_speaker',
+__all__ = ['EMBEDDING_SECONDS', 'SAME_SPEAKER_SIMILARITY', 'Clip', 'ContextWindow', 'split_at_silences', 'make_clips',
+           'check_clip', 'DuplicateFinder', 'DataReport', 'check_data', 'module_key', 'ClipEncoder', 'is_same_speaker',
            'concatenate_clips']
 
 # %% ../../nbs/train/03_clips.ipynb #faa4e7d7
@@ -135,7 +134,7 @@ def make_clips(
 
     return [make_clip(*part) for part in split_at_silences(example.words, fits, start, end)]
 
-# %% ../../nbs/train/03_clips.ipynb #01657d8c
+# %% ../../nbs/train/03_clips.ipynb #f6776eec
 MIN_CLIP_SECONDS = 0.3
 
 LETTERS_PER_SECOND = (2.0, 40.0)  # plausible range; people read 10 to 20
@@ -167,7 +166,7 @@ def check_clip(
     pcm = (audio.samples.clamp(-1, 1) * 32767).round().to(torch.int16).numpy().tobytes()
     return replace(clip, key=content_key(pcm, str(audio.sample_rate)), seconds=audio.duration), audio, warnings
 
-# %% ../../nbs/train/03_clips.ipynb #1bf2cffd
+# %% ../../nbs/train/03_clips.ipynb #4afd492a
 DUPLICATE_SIMILARITY = 0.97  # least cosine of two fingerprints of one recording; see below
 
 

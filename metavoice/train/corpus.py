@@ -34,9 +34,8 @@ from metavoice.train.sentences import (
 )
 
 # %% auto #0
-__all__ = ['TRAINING_SPEAKERS', 'HELD_OUT_SPEAKERS', 'TRAINING_RMS', 'DEMO_PHONES', 'FliteSpeaker', 'run_flite', 'render_flite',
-           'WordAligner', 'Utterance', 'Corpus', 'normalise_rms', 'write_corpus', 'write_demo_corpus', 'render_corpus',
-           'CorpusPlan', 'plan_corpus']
+__all__ = ['TRAINING_RMS', 'DEMO_PHONES', 'FliteSpeaker', 'run_flite', 'render_flite', 'WordAligner', 'Utterance',
+           'normalise_rms', 'write_corpus', 'write_demo_corpus', 'render_corpus', 'CorpusPlan', 'plan_corpus']
 
 # %% ../../nbs/train/01_corpus.ipynb #8279be1e
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class FliteSpeaker:
             return self.base
         return f"{self.base}-{self.formant:.2f}-{self.pitch or 0:.0f}-{self.speed:.2f}"
 
-# %% ../../nbs/train/01_corpus.ipynb #bd8dc0ef
+# %% ../../nbs/train/01_corpus.ipynb #bd44f571
 def _speaker_variants(
     base,  # Flite's voice
     rows,  # (formant in sixteenths, pitch in Hz, speed) of each variant
@@ -179,7 +178,7 @@ class Utterance:
     words: list  # [start, end] of each word in seconds; empty if unknown
     phones: list  # [phone, end in seconds] of each phone; empty if unknown
 
-# %% ../../nbs/train/01_corpus.ipynb #d9c9abac
+# %% ../../nbs/train/01_corpus.ipynb #47fb05f7
 class Corpus:
     "Utterances in a folder: samples.i16 and manifest.jsonl, 24 kHz mono; raises `OptionError` if there is none."
 

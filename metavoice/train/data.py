@@ -17,9 +17,9 @@ from ..audio.sound import Audio, load_audio, open_audio
 from ..core.errors import AudioError, OptionError, TextError
 
 # %% auto #0
-__all__ = ['COLUMN_ALIASES', 'AUDIO_SUFFIXES', 'Example', 'DataProblem', 'resolve_path', 'read_transcript', 'parse_word_times',
-           'parse_example', 'parse_json_lines', 'parse_ljspeech', 'parse_csv', 'parse_data_table', 'read_data_table',
-           'read_data_folder', 'read_examples', 'open_recording', 'recording_duration', 'load_span']
+__all__ = ['COLUMN_ALIASES', 'AUDIO_SUFFIXES', 'Example', 'DataProblem', 'read_transcript', 'parse_word_times',
+           'parse_json_lines', 'parse_ljspeech', 'parse_csv', 'parse_data_table', 'read_data_table', 'read_data_folder',
+           'read_examples', 'open_recording', 'recording_duration', 'load_span']
 
 # %% ../../nbs/train/02_data.ipynb #057a1f66
 COLUMN_ALIASES = dict(  # our name → the names that other formats use
@@ -59,7 +59,7 @@ class DataProblem:
     def __str__(self):
         return f"{self.where}: {self.what}"
 
-# %% ../../nbs/train/02_data.ipynb #28318952
+# %% ../../nbs/train/02_data.ipynb #93928909
 def resolve_path(
     name: str,  # a path in a table
     folder: Path,  # the table's folder
@@ -108,7 +108,7 @@ def parse_word_times(
         raise TextError("the times of the words go backwards")
     return times
 
-# %% ../../nbs/train/02_data.ipynb #f8afe400
+# %% ../../nbs/train/02_data.ipynb #bb09a042
 def parse_example(
     row: dict,  # column → value
     where: str,  # file and line

@@ -21,8 +21,7 @@ from .loop import Trainer
 from .optim import TrainingConfig
 
 # %% auto #0
-__all__ = ['project_bands', 'diffusion_loss', 'init_latent_scaling', 'nano_unet_config', 'make_shallow_mbd', 'fit_mbd_statistics',
-           'train_mbd']
+__all__ = ['project_bands', 'diffusion_loss', 'nano_unet_config', 'make_shallow_mbd', 'fit_mbd_statistics', 'train_mbd']
 
 # %% ../../nbs/train/11_diffusion.ipynb #dc84e6d6
 def project_bands(
@@ -70,7 +69,7 @@ def diffusion_loss(
     weight = kept if loss_type == 'noise' else 1.0  # an error of the velocity is √kept times that of the noise
     return (weight * (guess - velocity).square()).mean()
 
-# %% ../../nbs/train/11_diffusion.ipynb #ea1a5886
+# %% ../../nbs/train/11_diffusion.ipynb #c918caff
 @torch.no_grad()
 def init_latent_scaling(
     mbd: MultiBandDiffusion,

@@ -14,9 +14,9 @@ from pathlib import Path
 from ..core.errors import MetaVoiceError
 
 # %% auto #0
-__all__ = ['GRAMMAR_WORDS', 'TEMPLATES', 'NAME_TEMPLATES', 'WORDNET_DIR', 'QUESTION_PATTERN', 'OPEN_TEMPLATES', 'EXCLUDED_WORDS',
-           'capitalise', 'make_sentence', 'make_sentences', 'extract_words', 'is_plain_example',
-           'read_wordnet_examples', 'common_words', 'common_examples', 'open_vocabulary']
+__all__ = ['GRAMMAR_WORDS', 'WORDNET_DIR', 'QUESTION_PATTERN', 'OPEN_TEMPLATES', 'EXCLUDED_WORDS', 'make_sentence',
+           'make_sentences', 'extract_words', 'is_plain_example', 'read_wordnet_examples', 'common_words',
+           'common_examples', 'open_vocabulary']
 
 # %% ../../nbs/train/00_sentences.ipynb #41c5247e
 GRAMMAR_WORDS = dict(
@@ -63,7 +63,7 @@ GRAMMAR_WORDS = dict(
     name="John Mary Peter Anna David Susan Thomas Alice George Helen".split(),
 )
 
-# %% ../../nbs/train/00_sentences.ipynb #d13f32a6
+# %% ../../nbs/train/00_sentences.ipynb #ae4f43d7
 TEMPLATES = [
     "the {quality} {person} {went} {towards} the {place} .",
     "the {person} {done} the {quality} {thing} .",
@@ -114,7 +114,7 @@ NAME_TEMPLATES = [  # sentences with the project's name, which lets the model in
     "the first {thing} that {who} ever {done} .",
 ]
 
-# %% ../../nbs/train/00_sentences.ipynb #cc1800a7
+# %% ../../nbs/train/00_sentences.ipynb #48a7c663
 def capitalise(text: str) -> str:
     "Return `text` with its first letter as a capital."
     return text[:1].upper() + text[1:]

@@ -201,8 +201,8 @@ def test_a_closed_stream_stops(tts):
     ("", {}, "the text is empty"), ([SHORT], {}, "not list"), ("Smile 😀", {}, "position 6"),
     (SHORT, dict(chunk=0), "chunk is 0; use .05 to 60 seconds"), (SHORT, dict(chunk="long"), "chunk is 'long'"),
     (SHORT, dict(seed=.5), "seed is 0.5"), (SHORT, dict(vocoder="organ"), "vocoder is 'organ'"),
-    (SHORT, dict(voice="nobody.wav"), "no such file"), (SHORT, dict(takes=3), "takes is 3, but what is streamed"),
-    (SHORT, dict(takes=3, chunk=.1), "takes is 3, but what is streamed in chunks"),
+    (SHORT, dict(voice="nobody.wav"), "no such file"), (SHORT, dict(takes=3), "takes is 3, but a stream"),
+    (SHORT, dict(takes=3, chunk=.1), "takes is 3, but a stream in chunks has a single take"),
 ])
 def test_streams_refuse_at_once(tts, text, options, words):
     with pytest.raises(MetaVoiceError) as e:

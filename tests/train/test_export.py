@@ -30,6 +30,7 @@ def test_a_merged_adapter_computes_the_same(adapter, tmp_path):
     torch.testing.assert_close(logits(merge_adapter(adapter, tmp_path / "merged", "float32")), logits(adapter))
 
 
+@pytest.mark.slow
 def test_an_adapter_speaks_without_peft(adapter, finetune_environment):
     code = (
         "import sys; sys.modules['peft'] = None\n"

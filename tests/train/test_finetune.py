@@ -39,7 +39,7 @@ def same_tensors(a, b):
     return a.keys() == b.keys() and all(torch.equal(x, b[name]) for name, x in a.items())
 
 
-@pytest.mark.parametrize("method", ["last", "full", "lora"])
+@pytest.mark.parametrize("method", ["last", pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_only_the_methods_weights_change_and_the_result_loads(finetuned, random_model, method):
     run, lines = finetuned(method)
     assert [line["step"] for line in lines] == [0, 2, 3, 4, 6] == [line["step"] for line in read_log(run.out)]
@@ -60,13 +60,15 @@ def test_only_the_methods_weights_change_and_the_result_loads(finetuned, random_
     assert list(after.voices) and torch.equal(before.second(codes)[0], after.second(codes)[0])
 
 
+@pytest.mark.slow
 def test_few_recordings_without_any_held_out(tmp_path, settings):
     run = Finetuner(out=str(tmp_path / "run"), method="lora", **settings | dict(val=None, decoder=True, steps=2))
     run.run()
     assert not run.recordings.val and load_bundle(tmp_path / "run", "cpu").codec is not None
 
 
-@pytest.mark.parametrize("method", [pytest.param("last", marks=pytest.mark.slow), "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["last", "lora"])
 def test_stopped_from_another_thread_and_resumed_gives_the_same_weights(tmp_path, settings, method):
     settings |= dict(method=method, evaluate_steps=20)
     Finetuner(out=str(tmp_path / "whole"), **settings).run()
