@@ -1,4 +1,5 @@
 "README.md is rendered from nbs/index.ipynb, its links lead somewhere, and its Python runs."
+import json
 import re
 import runpy
 import shutil
@@ -23,12 +24,24 @@ def test_readme_has_at_most_200_lines():
     assert len(README.splitlines()) <= 200
 
 
-@pytest.mark.parametrize("name", ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "metavoice/nano/NANO.md"))
-def test_links_lead_somewhere(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    pairs = re.findall(r'\]\(([^)#]+)\)|src="([^"]+)"', text)
-    local = [target for pair in pairs for target in pair if target and not target.startswith("http")]
-    missing = [target for target in local if not ((ROOT / name).parent / target).exists()]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "nbs").rglob("*.md"), *(ROOT / "metavoice").rglob("*.md")]
+NOTEBOOKS = [*(ROOT / "nbs").rglob("*.ipynb"), ROOT / "colab_demo.ipynb"]
+
+
+def read_markdown(path):
+    "Return the text of a document, or the markdown of a notebook."
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS + NOTEBOOKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    pairs = re.findall(r'\]\(([^)#\s]+)[^)]*\)|src="([^"]+)"', read_markdown(path))
+    local = [target for pair in pairs for target in pair if target and not re.match(r"\w+:|#", target)]
+    missing = [target for target in local if not (path.parent / target).exists()]
     assert not missing
 
 

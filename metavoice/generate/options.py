@@ -87,7 +87,7 @@ class SamplingOptions(TypedSettings):
         "Rows of the batch for each text: one, and one more for each kind of guidance."
         return 1 + (self.guidance != 1) + (self.prompt_guidance not in (None, 1))
 
-# %% ../../nbs/generate/00_options.ipynb #3aa94e51
+# %% ../../nbs/generate/00_options.ipynb #05251377
 VOCODERS = ('mbd', 'codec')
 
 PER_TEXT = ('voice', 'seed', 'guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature', 'takes')
@@ -104,7 +104,7 @@ class SpeechOptions(TypedSettings):
     top_p: TopP | None = None  # share of the probability to draw from; lower is steadier, higher is livelier
     top_k: PositiveInt | None = None  # number of likeliest tokens to draw from
     temperature: Temperature | None = None  # lower is steadier; 0 takes the likeliest token
-    takes: Takes | None = None  # attempts at each segment, of which the clearest is kept; more are slower
+    takes: Takes | None = None  # versions sampled of each segment, of which the best is kept; more are slower
     vocoder: Literal[VOCODERS] | None = None  # mbd (multi-band diffusion) or codec (the codec's decoder, faster)
     steps: PositiveInt | None = None  # steps of multi-band diffusion; fewer are faster and less faithful
     denoise: bool = True  # denoise with DeepFilterNet3, at 48 kHz instead of the codec's rate

@@ -91,7 +91,7 @@ class SpeechAPI:
             self.speech_service.close()
         self.readers.shutdown(cancel_futures=True)
 
-# %% ../../nbs/serve/12_api.ipynb #19f25820
+# %% ../../nbs/serve/12_api.ipynb #d22eba69
 @patch
 def load(self: SpeechAPI):
     "Load the model, start the speech service and generate a first sentence; raises what loading raises."
@@ -114,7 +114,7 @@ def load(self: SpeechAPI):
 
 @patch
 def _make_job(self: SpeechAPI, segments: list, options: SpeechOptions, chunk: float | None, **kwargs) -> SpeechJob:
-    "Return a job; speech in chunks is heard before there could be a second take."
+    "Return a job; speech in chunks has a single take."
     if chunk is not None:
         options = replace(options, takes=1)
     return SpeechJob(segments, options, chunk, **dict(deterministic=False) | kwargs)
@@ -184,7 +184,7 @@ async def voice_from_url(self: SpeechAPI, url: str) -> Voice:
     recording = await fetch_recording(url, self.allowed_urls, int(1e6 * self.config.max_upload))
     return await self.run_in_reader(self.embed_recording, *recording)
 
-# %% ../../nbs/serve/12_api.ipynb #e5212516
+# %% ../../nbs/serve/12_api.ipynb #c3daa481
 @patch
 async def start_speech(
     self: SpeechAPI,
@@ -204,7 +204,7 @@ async def start_speech(
     def on_ready():
         try:
             loop.call_soon_threadsafe(ready.set)
-        except RuntimeError:  # the loop is closed, so nobody listens
+        except RuntimeError:  # the loop is closed, so the request has ended
             pass
 
     deterministic = seed is not None

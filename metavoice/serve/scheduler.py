@@ -25,7 +25,7 @@ from .job import Disconnected, SpeechJob
 # %% auto #0
 __all__ = ['logger', 'CLOSED_MESSAGE', 'SharedGeneration', 'BatchGroup', 'BatchScheduler', 'SharedSource']
 
-# %% ../../nbs/serve/05_scheduler.ipynb #5fbc27d4
+# %% ../../nbs/serve/05_scheduler.ipynb #e320ef0f
 class SharedGeneration(Generation):
     "A segment in the first stage, written by the scheduler's thread and read by the job's."
 
@@ -41,7 +41,7 @@ class SharedGeneration(Generation):
         self.lock, self.event, self.wanted = threading.Lock(), threading.Event(), math.inf
 
     def cancelled(self) -> bool:
-        "Return whether nobody needs the codes."
+        "Return whether the codes are no longer needed."
         return self.dropped or self.job.is_over()
 
     def request(self) -> GenerationRequest:
@@ -104,7 +104,7 @@ def finish(self: SharedGeneration) -> Segment:
         self.segment.error = e
     return self.segment
 
-# %% ../../nbs/serve/05_scheduler.ipynb #e4858903
+# %% ../../nbs/serve/05_scheduler.ipynb #c032a839
 class BatchGroup:
     "The rows of one batch: all generations with the same sampling options."
 
@@ -141,7 +141,7 @@ class BatchGroup:
                 continue
             del self.running[index]
             if token is None:
-                generation.fail(Disconnected("the listener has disconnected"))
+                generation.fail(Disconnected("the client has disconnected"))
             elif not generation.close(token == generation.bundle.layout.end_of_audio):
                 retries.append(generation)
         return retries
@@ -203,7 +203,7 @@ class BatchScheduler:
     def __exit__(self, *exception):
         self.close()
 
-# %% ../../nbs/serve/05_scheduler.ipynb #52088e3d
+# %% ../../nbs/serve/05_scheduler.ipynb #ac41af56
 @patch
 def _get_group(self: BatchScheduler, key: tuple) -> BatchGroup | None:
     "Return the group for a set of sampling options; None if all groups are busy with others."
@@ -223,7 +223,7 @@ def _assign(self: BatchScheduler):
     "Give free rows to waiting generations."
     for generation in [generation for generation in self.waiting if generation.cancelled()]:
         self.waiting.remove(generation)
-        generation.fail(Disconnected("the listener has disconnected"))
+        generation.fail(Disconnected("the client has disconnected"))
     rows = Counter()
     for group in self.groups.values():
         rows.update(generation.job for generation in (*group.waiting, *group.running.values()))

@@ -29,18 +29,18 @@ from .scheduler import BatchScheduler, SharedSource
 # %% auto #0
 __all__ = ['logger', 'QueueFull', 'SpeechService']
 
-# %% ../../nbs/serve/06_service.ipynb #9fdbf37e
+# %% ../../nbs/serve/06_service.ipynb #78c75dbd
 logger = logging.getLogger(__name__)
 
 
 class QueueFull(MetaVoiceError):
-    "Too many requests are running or waiting; `retry` is the number of seconds after which to ask again."
+    "Too many requests are running or waiting; `retry` is the number of seconds after which to retry."
 
     def __init__(self, message: str, retry: int):
         super().__init__(message)
         self.retry = retry
 
-# %% ../../nbs/serve/06_service.ipynb #854bcc36
+# %% ../../nbs/serve/06_service.ipynb #6c94cb2c
 class SpeechService:
     "Speech for many jobs at once; close it, or use it in a `with` statement."
 
@@ -48,9 +48,9 @@ class SpeechService:
         self,
         tts: TTS,
         max_batch: int = 16,  # rows in the first stage, and jobs that run at a time
-        queue: int = 64,  # jobs that may wait
-        decode_workers: int = 4,  # slots for turning codes into sound
-        groups: int = 2,  # sets of sampling options at a time
+        queue: int = 64,  # further jobs that may wait
+        decode_workers: int = 4,  # jobs that may decode codes to audio at a time
+        groups: int = 2,  # different sets of sampling options that are decoded at a time
         on_step: Callable | None = None,  # called with the number of rows after each step of the first stage
     ):
         self.tts, self.max_jobs, self.slots = tts, max_batch + queue, Slots(decode_workers)
@@ -85,7 +85,7 @@ class SpeechService:
         if job.future and job.future.cancel():
             with self.lock:
                 self.jobs.discard(job)
-            job.put(Disconnected("the listener has disconnected"))
+            job.put(Disconnected("the client has disconnected"))
 
     def close(self):
         "Stop at once; jobs that haven't ended get an error."

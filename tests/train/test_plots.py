@@ -7,4 +7,5 @@ def test_plot_losses_and_live_plot():
     for step in range(1, 9):
         lines.append(dict(step=step, loss=3 / step) | (dict(held_out_audio=4 / step) if step % 2 else {}))
     assert len(plot_losses(lines).axes[0].lines) == 2 and plot_losses([])
+    assert plot_losses(lines)._repr_png_().startswith(b"\x89PNG")
     LivePlot()(lines[0])
