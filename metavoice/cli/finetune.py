@@ -133,12 +133,12 @@ def merge_command(
 
     print_lines([f"{merge_adapter(args.run_folder or args.model, args.out, args.dtype)} is a whole model"])
 
-# %% ../../nbs/cli/07_finetune.ipynb #c614a257
+# %% ../../nbs/cli/07_finetune.ipynb #4b3adb35
 def push_command(
     args,  # parsed arguments
 ):
     "Run the command `push`; raises `BundleError` if the run has no result."
     from metavoice.train.publish import push_to_hub
 
-    commit = push_to_hub(args.run_folder, args.repo, private=not args.public)
-    print_lines([f"{commit} holds the model; to use exactly this version, give its commit as the revision"])
+    url = push_to_hub(args.run_folder, args.repo, private=not args.public)
+    print_lines([f"the model is at {url}; to use exactly this version, give the commit of this upload as the revision"])
