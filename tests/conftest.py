@@ -1,6 +1,7 @@
 "Fixtures of all tests: golden values and real recordings. A test that needs what is absent is skipped."
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models gain nothing from more, and workers run side by side
 
 import numpy as np  # noqa: E402
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in background jobs of a shell; child processes inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
 SHARED = TESTS.parents[1] / "shared"

@@ -98,7 +98,7 @@ def nano_book_resumed(nano, golden, folder):
             pass
         assert not (folder / "book.wav").exists()
     done = read_aloud(nano, BOOK, folder / "book.wav", **options)
-    assert done["resumed"] == 18 and done["pieces"] == 20, done
+    assert done["resumed"] == 18 and done["segments"] == 20, done
     return [read_samples(folder / "book.wav")]
 
 

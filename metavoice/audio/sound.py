@@ -24,7 +24,7 @@ from .features import log_mel, resample
 
 # %% auto #0
 __all__ = ['UNKNOWN_LENGTH', 'MAX_OGG_PAGE', 'SILENCE', 'is_wav_truncated', 'is_ogg_truncated', 'open_audio', 'Audio',
-           'AudioLimits', 'read_mono', 'load_audio', 'check_reference']
+           'AudioLimits', 'read_mono', 'decoding_errors', 'load_audio', 'check_reference']
 
 # %% ../../nbs/audio/02_sound.ipynb #c8aabb0a
 UNKNOWN_LENGTH = 0x7FFFFFFF - 65536  # bytes; sizes from here on in a wav header mean that it isn't known
@@ -251,22 +251,32 @@ def read_mono(
         blocks.append(torch.from_numpy(block).mean(1))
     return torch.cat(blocks)
 
-# %% ../../nbs/audio/02_sound.ipynb #7e242fcb
-def _decode(file, name, limits):
-    "Decode an audio file: samples, sample rate, the frames that the header gives, container."
+# %% ../../nbs/audio/02_sound.ipynb #706e511e
+@contextmanager
+def decoding_errors(
+    name: str,  # of the file, for the message
+):
+    "Turn the errors of the decoder into an `AudioError` that names the file."
     import soundfile
 
     try:
-        with soundfile.SoundFile(file) as f:
-            if limits is not None:
-                limits.check(f, name)
-            return read_mono(f, name, limits), f.samplerate, f.frames, f.format
+        yield
     except AudioError:
         raise
     except (soundfile.LibsndfileError, TypeError, ValueError):
         raise AudioError(
             f"can't read {name}: it isn't audio that can be understood, or is broken; use wav, flac, ogg or mp3"
         ) from None
+
+
+def _decode(file, name, limits):
+    "Decode an audio file: samples, sample rate, the frames that the header gives, container."
+    import soundfile
+
+    with decoding_errors(name), soundfile.SoundFile(file) as f:
+        if limits is not None:
+            limits.check(f, name)
+        return read_mono(f, name, limits), f.samplerate, f.frames, f.format
 
 
 def load_audio(

@@ -40,7 +40,7 @@ def check_seed(
     except TypeError:
         raise OptionError(f"seed is {seed!r}; use a whole number, or None for a fresh one") from None
 
-# %% ../../nbs/generate/00_options.ipynb #6789711a
+# %% ../../nbs/generate/00_options.ipynb #16022903
 class TypedSettings(Settings):
     "Settings that convert no text and no floats; raises `OptionError` for a value of another type or out of range."
 
@@ -63,10 +63,10 @@ class Slider:
     step: float
 
 
-Guidance = Annotated[float, Range(1, 20), Slider("Likeness", 1, 3, .1)]
+Guidance = Annotated[float, Range(1, 20), Slider("Guidance", 1, 3, .1)]
 PromptGuidance = Annotated[float, Range(1, 20), Slider("Text guidance", 1, 3, .1)]
 Temperature = Annotated[float, Range(0, 10), Slider("Temperature", .1, 1.5, .05)]
-TopP = Annotated[float, Range(0, 1, open='low'), Slider("Range", .9, 1, .01)]
+TopP = Annotated[float, Range(0, 1, open='low'), Slider("Top p", .9, 1, .01)]
 Takes = Annotated[int, Range(1, 16), Slider("Takes", 1, 8, 1)]
 
 

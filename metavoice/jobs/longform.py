@@ -142,7 +142,7 @@ class Journal:
         "Remove the folder of a finished job."
         shutil.rmtree(self.folder)
 
-# %% ../../nbs/jobs/00_longform.ipynb #e88b7cee
+# %% ../../nbs/jobs/00_longform.ipynb #2ca87b26
 class BookWriter:
     "Writes the rendered segments of a text to a file, and to the journal if there is one."
 
@@ -173,7 +173,7 @@ class BookWriter:
             self.on_progress('speech', self.resumed, len(self.segments))
         finished = []
         while self.resumed < len(self.segments):
-            entry = self.journal.kept('piece', self.resumed)
+            entry = self.journal.kept('segment', self.resumed)
             if entry is None:
                 break
             finished.append(entry['samples'])
@@ -190,7 +190,7 @@ class BookWriter:
             self._put(sound)
         else:
             if number >= self.resumed and not part.segment.section_end:
-                self.journal.keep('piece', number, samples=part.vocoded)
+                self.journal.keep('segment', number, samples=part.vocoded)
             self._section.append(sound)
             if part.segment.section_end:
                 self._close_section(number)
@@ -201,7 +201,7 @@ class BookWriter:
         sound, gain = torch.cat(self._section), torch.tensor(self.assembler.gain, dtype=torch.float64)
         self.journal.keep('section', number, sound=sound, recent=self.assembler.recent, gain=gain)
         for earlier in range(number + 1 - len(self._section), number):
-            self.journal.drop('piece', earlier)
+            self.journal.drop('segment', earlier)
         self._section.clear()
         self._put(sound)
 
@@ -209,7 +209,7 @@ class BookWriter:
         self.length += len(samples)
         self.write(samples)
 
-# %% ../../nbs/jobs/00_longform.ipynb #897c2203
+# %% ../../nbs/jobs/00_longform.ipynb #ff35ecbb
 @contextmanager
 def journalled_output(
     journal: Journal,
@@ -236,7 +236,7 @@ def read_aloud(
     on_progress=None,  # called with (stage, done, of)
     timings: dict | None = None,  # seconds by stage are added, and the number of 'tokens'
     **kwargs,  # other fields of `SpeechOptions`
-) -> dict:  # duration (seconds), sample_rate (Hz), seed, pieces (segments), and how many of them were resumed
+) -> dict:  # duration (seconds), sample_rate (Hz), seed, segments, and how many of them were resumed
     "Speak a text into a file; raises what `TTS.synthesise` raises, and `OutputError`."
     path, watching = Path(path), dict(on_progress=on_progress, timings=timings)
     if path.suffix[1:].lower() not in AUDIO_FORMATS:
@@ -260,4 +260,4 @@ def read_aloud(
     if journal:
         journal.close()
     duration, rate = writer.length / assembler.sample_rate, assembler.sample_rate
-    return dict(duration=duration, sample_rate=rate, seed=seed, pieces=len(segments), resumed=writer.resumed)
+    return dict(duration=duration, sample_rate=rate, seed=seed, segments=len(segments), resumed=writer.resumed)

@@ -184,7 +184,7 @@ async def voice_from_url(self: SpeechAPI, url: str) -> Voice:
     recording = await fetch_recording(url, self.allowed_urls, int(1e6 * self.config.max_upload))
     return await self.run_in_reader(self.embed_recording, *recording)
 
-# %% ../../nbs/serve/12_api.ipynb #c3daa481
+# %% ../../nbs/serve/12_api.ipynb #461fe31e
 @patch
 async def start_speech(
     self: SpeechAPI,
@@ -219,7 +219,7 @@ async def start_speech(
         on_ready=on_ready,
     )
     log_text = text if self.config.log_text else None
-    about.update(format=format, characters=len(text), pieces=len(segments), text=log_text)
+    about.update(format=format, characters=len(text), segments=len(segments), text=log_text)
     tokens = sum(len(segment.ids) for segment in segments)
     return SpeechResponse(job, ready, self.speech_service, self.metrics, about, STREAM_MEDIA_TYPES[format], sse, tokens)
 

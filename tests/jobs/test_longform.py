@@ -37,7 +37,7 @@ def test_a_book_equals_synthesise(tts, tmp_path):
     got, rate = soundfile.read(tmp_path / "a.flac", dtype="int16")
     assert rate == audio.sample_rate == done["sample_rate"]
     assert torch.equal(torch.from_numpy(got), to_int16(audio.samples))
-    assert done["duration"] == pytest.approx(audio.duration) and done["pieces"] >= 2
+    assert done["duration"] == pytest.approx(audio.duration) and done["segments"] >= 2
     assert os.listdir(tmp_path) == ["a.flac"]
 
 
@@ -52,7 +52,7 @@ def test_resumed_after_any_segment_it_is_the_same_file(tts, quick, tmp_path, aft
     assert sorted(os.listdir(tmp_path)) == ["a.wav.parts", "whole.wav"]
     quick.clear()
     done = read_aloud(tts, BOOK, tmp_path / "a.wav", resume=True, **options)
-    assert whole["pieces"] == 40 and done["resumed"] == after and done["seed"] == 5
+    assert whole["segments"] == 40 and done["resumed"] == after and done["seed"] == 5
     assert [segment.number for segment in quick] == list(range(after, 40))
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["a.wav", "whole.wav"]
@@ -122,7 +122,7 @@ def test_memory_stays_flat(tts, quick, tmp_path, monkeypatch):
 def test_strange_texts(tts, quick, tmp_path):
     for text, most in (("Hello", 1), ("word " * 1000, 1000), ("." * 300 + "a" + "?!" * 300, 99), ("a " * 100, 100)):
         done = read_aloud(tts, text, tmp_path / "a.wav", seed=1, denoise=False)
-        assert 1 <= done["pieces"] <= most and done["duration"] > 0
+        assert 1 <= done["segments"] <= most and done["duration"] > 0
     assert all(any(c.isalnum() for c in segment.text) for segment in quick)
     with pytest.raises(TextError, match="nothing to say"):
         read_aloud(tts, "?! ..." * 100, tmp_path / "b.wav", denoise=False)
@@ -146,5 +146,5 @@ def test_a_book_survives_kill_9(tts, tmp_path, command):
     assert os.listdir(tmp_path) == ["a.flac.parts"]
     done = read_aloud(tts, text, tmp_path / "a.flac", resume=True, **options)
     read_aloud(tts, text, tmp_path / "b.flac", seed=9, **options)
-    assert 1 <= done["resumed"] < done["pieces"]
+    assert 1 <= done["resumed"] < done["segments"]
     assert (tmp_path / "a.flac").read_bytes() == (tmp_path / "b.flac").read_bytes()
