@@ -100,7 +100,7 @@ def test_ctrl_c_leaves_nothing(command, clean_environment, tmp_path):
     while b"first stage" not in seen and process.poll() is None:
         seen += os.read(process.stderr.fileno(), 1000)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130 and out == b"", err
     assert err.split(b"\r")[-1].strip() == b"metavoice: interrupted; nothing was written" and b"Traceback" not in err
     assert not os.listdir() and not os.listdir(tmp_path/"tmp")

@@ -91,7 +91,7 @@ def test_interruption_leaves_nothing(own, tmp_path):
             time.sleep(.1)
         time.sleep(.3)  # in Python 3.10 a pool hangs if it is interrupted while it is handed a clip
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -44,7 +44,7 @@ def run_server(tts, folder, **settings):
     config = dict(port=0, threads=1, voices=str(folder)) | settings
     server = start_server(ServerConfig(**config), tts)
     try:
-        with Client(base_url=server.url, timeout=120) as http:
+        with Client(base_url=server.url, timeout=600) as http:
             yield server, http
     finally:
         server.stop()

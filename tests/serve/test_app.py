@@ -30,14 +30,14 @@ def test_sigterm_finishes_running_requests(tmp_path, serve_process, wait_until):
                 return True
 
         body = dict(model="nano", input=TEXT, response_format="pcm")
-        with httpx.stream("POST", f"{url}/v1/audio/speech", json=body, timeout=60) as response:
+        with httpx.stream("POST", f"{url}/v1/audio/speech", json=body, timeout=600) as response:
             parts = response.iter_raw()
             size = len(next(parts))
             process.send_signal(signal.SIGTERM)
             assert wait_until(refuses_connections)
             size += sum(map(len, parts))
         assert size / 2 / 24000 > 4
-        assert process.wait(60) == 0
+        assert process.wait(600) == 0
     log = (tmp_path / "log").read_text()
     assert "river" not in log
     assert "Traceback" not in log
@@ -59,7 +59,7 @@ def test_sigterm_finishes_running_requests(tmp_path, serve_process, wait_until):
 def test_wrong_settings_are_refused_at_the_start(tmp_path, monkeypatch, flags, environment, message):
     for name, value in dict(environment, PYTHONPATH=str(ROOT)).items():
         monkeypatch.setenv(name, value)
-    run = subprocess.run([*COMMAND, *flags], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    run = subprocess.run([*COMMAND, *flags], cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert run.returncode == 2, run.stderr
     assert message in run.stderr
     assert "Traceback" not in run.stderr

@@ -86,5 +86,5 @@ def test_a_waiting_job_gets_an_error_when_the_service_closes(tts, wait_until):
     assert wait_until(lambda: first.began)
     assert second.began is None
     service.close()
-    assert ended.wait(60)
+    assert ended.wait(600)
     assert isinstance(second.take(), Disconnected)

@@ -55,7 +55,7 @@ def test_registered_voices_survive_a_killed_process(tmp_path, serve_process, wai
         for n in range(1000):
             form, files = dict(name=f"voice {worker} {n}"), dict(file=("a.ogg", reference))
             try:
-                response = httpx.post(f"{url}/v1/voices", data=form, files=files, timeout=30)
+                response = httpx.post(f"{url}/v1/voices", data=form, files=files, timeout=300)
             except httpx.HTTPError:
                 return
             if response.status_code == 201:
@@ -64,7 +64,7 @@ def test_registered_voices_survive_a_killed_process(tmp_path, serve_process, wai
     def speak(url):
         while True:
             try:
-                httpx.post(f"{url}/v1/audio/speech", json=dict(model="nano", input=SHORT), timeout=30)
+                httpx.post(f"{url}/v1/audio/speech", json=dict(model="nano", input=SHORT), timeout=300)
             except httpx.HTTPError:
                 return
 
@@ -80,6 +80,6 @@ def test_registered_voices_survive_a_killed_process(tmp_path, serve_process, wai
         found = {voice["id"] for voice in httpx.get(f"{url}/v1/voices").json()["data"]}
         assert set(registered) <= found
         body = dict(model="nano", input=SHORT, voice=registered[0])
-        assert httpx.post(f"{url}/v1/audio/speech", json=body, timeout=60).status_code == 200
+        assert httpx.post(f"{url}/v1/audio/speech", json=body, timeout=600).status_code == 200
     for path in (tmp_path / "voices").glob("voice_*"):
         Voice.load(path)

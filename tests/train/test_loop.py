@@ -237,7 +237,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path):
     def start(out, pause):
         return subprocess.Popen([sys.executable, JOBS, "resumable", tmp_path / out, str(pause)], cwd=ROOT, env=ENV)
 
-    assert start("whole", 0).wait(300) == 0
+    assert start("whole", 0).wait(600) == 0
     rng, kills = random.Random(os.urandom(4)), 0
     while kills < 2:
         process, deadline = start("killed", .02), time.monotonic() + 180
@@ -250,7 +250,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path):
         kills += process.wait() == -signal.SIGKILL
         if process.returncode == 0:
             break
-    assert start("killed", 0).wait(300) == 0
+    assert start("killed", 0).wait(600) == 0
     whole, killed = (torch.load(tmp_path / out / "state.pt", weights_only=True) for out in ("whole", "killed"))
     assert whole["step"] == killed["step"] == 60
     assert all(torch.equal(whole["model"][name], weight) for name, weight in killed["model"].items())

@@ -116,5 +116,5 @@ def ui(tmp_path_factory):
     yield start
     for process in started:
         process.terminate()
-        process.wait(60)
+        process.wait(600)
     assert not list(empty.iterdir())

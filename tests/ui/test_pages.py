@@ -319,7 +319,7 @@ def test_layout_and_contrast(page, dark):
 def test_ctrl_c_stops_the_server(served):
     process, _ = served
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    assert process.wait(600) == 0
 
 
 # finetuning
