@@ -18,6 +18,7 @@ from nbdev.test import nbdev_test  # noqa: E402
 def run_in_child(notebook, cache, log):
     "Run the cells of a notebook with the output in a log file; exits with 1 if a cell fails."
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # standard input is the list of notebooks
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ["METAVOICE_CACHE"] = cache
