@@ -63,7 +63,7 @@ def test_the_journal_stays_small(tts, quick, tmp_path):
 
     def count(stage, done, of):
         if stage == "speech":
-            most.append(len(list((tmp_path / "a.wav.parts").glob("piece-*"))))
+            most.append(len(list((tmp_path / "a.wav.parts").glob("segment-*"))))
 
     read_aloud(tts, BOOK, tmp_path / "a.wav", seed=5, resume=True, denoise=False, on_progress=count)
     assert max(most) == SEGMENTS_PER_SECTION - 1 and most[SEGMENTS_PER_SECTION-1] == 0
