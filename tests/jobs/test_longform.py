@@ -139,7 +139,7 @@ def test_a_book_survives_kill_9(tts, tmp_path, command):
                  "--vocoder", "codec", "--takes", "1", "--batch-size", "1", "-q"]
     process = subprocess.Popen([*command.args, *arguments], env=command.env, stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE)
-    while not list(tmp_path.glob("a.flac.parts/piece-*")) and process.poll() is None:
+    while not list(tmp_path.glob("a.flac.parts/segment-*")) and process.poll() is None:
         time.sleep(.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL, process.stderr.read()
