@@ -33,13 +33,15 @@ __all__ = ['SYNTHESISE_EPILOG', 'DEFAULT_CHUNK', 'add_sink_arguments', 'add_synt
            'check_stream_output', 'StreamSink', 'open_stream_sink', 'stream_command', 'check_output_options',
            'synthesise_command']
 
-# %% ../../nbs/cli/01_synthesise.ipynb #e7b69e06
+# %% ../../nbs/cli/01_synthesise.ipynb #cc93ec77
 SYNTHESISE_EPILOG = """examples:
   metavoice synthesise "The old man walked to the river." -o river.wav
   metavoice synthesise @chapter.txt --seed 7 -o chapter.flac
   metavoice synthesise @book.txt --resume -o book.flac
   metavoice synthesise "You hear this while it is generated." --stream | aplay
   echo "The dog slept." | metavoice synthesise - -o dog.mp3
+  metavoice synthesise "Dr. Nguyen paid £12.50 on 3/4/2026." --language en-GB --lexicon names.tsv -o nguyen.wav
+  metavoice synthesise @verses.txt --as-written --strict -o verses.wav
   metavoice synthesise "Good morning." --model metavoiceio/metavoice-1B-v0.1 --voice me.wav -o me.wav
 """
 

@@ -171,7 +171,7 @@ class Settings:
         for name, spec in field_specs(type(self)).items():
             object.__setattr__(self, name, check_value(name, getattr(self, name), spec))  # also where it is frozen
 
-# %% ../../nbs/core/04_settings.ipynb #6b4d9011
+# %% ../../nbs/core/04_settings.ipynb #5cf12af8
 def parse_yaml(text: str):
     "Parse YAML; raises `ValueError`, and `OptionError` without PyYAML."
     try:
@@ -197,7 +197,7 @@ def read_config(
         found = parse(text)
     except OptionError:
         raise
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         reason = getattr(e, 'strerror', None) or ' '.join(str(e).split())
         raise OptionError(f"can't read {path}: {reason}") from None
     if not isinstance(found, dict):

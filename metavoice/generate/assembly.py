@@ -55,7 +55,7 @@ def loudness_gain(
             break
     return 10**(gain / 20)
 
-# %% ../../nbs/generate/06_assembly.ipynb #a63be907
+# %% ../../nbs/generate/06_assembly.ipynb #c3b7bca0
 class Assembler:
     "Joins the sound of segments to one stream: faded edges, pauses, one loudness, denoised."
     memory = 10.  # seconds of speech that decide the gain
@@ -70,9 +70,9 @@ class Assembler:
         self.sample_rate = Denoiser.sample_rate if denoise else sample_rate  # Hz, of the samples that are returned
         self.stage = 'denoiser' if denoise else 'loudness'  # for timings and progress
         if isinstance(denoise, Denoiser):
-            denoise = Denoiser(denoise.attenuation_limit, denoise.network)  # with a state of its own
+            denoise = Denoiser(denoise.attenuation_limit, denoise.network, target)  # with a state of its own
         elif denoise:
-            denoise = Denoiser()
+            denoise = Denoiser(stream_level=target)
         self._enhance = EnhanceStream(denoise, sample_rate) if denoise else None
 
     def _level(

@@ -71,11 +71,15 @@ def exponential_moving_average(
         start = out[-1][-1]
     return torch.cat(out)
 
-# %% ../../nbs/models/12_deepfilter.ipynb #14a252a3
+# %% ../../nbs/models/12_deepfilter.ipynb #f463b5d9
 class DfState:
     "State of one stream of DeepFilterNet3; each stream starts with a new one."
 
-    def __init__(self):
+    def __init__(
+        self,
+        feature_gain: float = 1.0,  # brings a stream to a level that the network knows
+    ):
+        self.feature_gain = feature_gain
         self.samples = torch.zeros(DF_HOP_SIZE)  # the previous frame
         self.level = torch.linspace(-60, -90, N_ERB_BANDS)  # running mean of the bands, dB
         self.size = torch.linspace(1e-3, 1e-4, N_DF_BINS)  # running mean of the low bins' magnitude
@@ -281,7 +285,7 @@ class DfDecoder(nn.Module):
         x = self.short(x).view(-1, N_DF_BINS, DF_ORDER, 2 * DF_ORDER)
         return (sum(x[i : i + n, :, i] for i in range(DF_ORDER)) + self.bias).relu_()
 
-# %% ../../nbs/models/12_deepfilter.ipynb #980aa2e2
+# %% ../../nbs/models/12_deepfilter.ipynb #21267be9
 class DeepFilterNet(nn.Module):
     "DeepFilterNet3 at 48 kHz (Schröter et al. 2023, https://arxiv.org/abs/2305.08227)."
 
@@ -312,6 +316,7 @@ class DeepFilterNet(nn.Module):
         state: DfState,
     ) -> tuple[Tensor, Tensor]:  # (time, 3, 32), (time, 6, 96)
         "Return the normalised bands and low bins of each frame and of the two before it."
+        spectrum = spectrum * state.feature_gain
         level = 10 * ((spectrum.real.square() + spectrum.imag.square()) @ self.share + 1e-10).log10()
         mean, low = exponential_moving_average(level, state.level), spectrum[:, :N_DF_BINS]
         size = exponential_moving_average(low.abs(), state.size)

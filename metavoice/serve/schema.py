@@ -16,11 +16,11 @@ from ..core.settings import Range, field_comments, field_specs
 from ..generate.options import SpeechOptions
 
 # %% auto #0
-__all__ = ['SAMPLING_FIELDS', 'SEED_RANGE', 'SpeechRequest', 'STATUS_DESCRIPTIONS', 'CURL_EXAMPLES', 'PAGE_STYLE',
-           'VoiceReference', 'OpenAISpeechRequest', 'json_range', 'describe_option', 'sampling_fields', 'VoiceResponse',
-           'VoiceListResponse', 'VoiceDeletedResponse', 'ModelResponse', 'ModelListResponse', 'HealthResponse',
-           'ErrorDetail', 'ErrorResponse', 'correct_responses', 'build_openapi', 'type_name', 'render_field_table',
-           'render_route', 'render_docs_page']
+__all__ = ['SAMPLING_FIELDS', 'TEXT_FIELDS', 'MAX_LANGUAGE', 'SEED_RANGE', 'SpeechRequest', 'STATUS_DESCRIPTIONS',
+           'CURL_EXAMPLES', 'PAGE_STYLE', 'VoiceReference', 'OpenAISpeechRequest', 'json_range', 'describe_option',
+           'option_fields', 'VoiceResponse', 'VoiceListResponse', 'VoiceDeletedResponse', 'ModelResponse',
+           'ModelListResponse', 'HealthResponse', 'ErrorDetail', 'ErrorResponse', 'correct_responses', 'build_openapi',
+           'type_name', 'render_field_table', 'render_route', 'render_docs_page']
 
 # %% ../../nbs/serve/10_schema.ipynb #4292986d
 class VoiceReference(BaseModel):
@@ -62,8 +62,10 @@ class OpenAISpeechRequest(BaseModel):
         None, description="Must be empty; the models take no instructions.", max_length=4096
     )
 
-# %% ../../nbs/serve/10_schema.ipynb #c1490751
+# %% ../../nbs/serve/10_schema.ipynb #e2c3088a
 SAMPLING_FIELDS = ('guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature')
+TEXT_FIELDS = ('spoken', 'language', 'emoji', 'strict')
+MAX_LANGUAGE = 35  # characters in the name of a language
 
 
 def json_range(within: Range | None) -> dict:
@@ -78,18 +80,19 @@ def json_range(within: Range | None) -> dict:
 
 def describe_option(name: str) -> str:
     "Return the description of an option of `SpeechOptions`, with its range."
-    within, comment = field_specs(SpeechOptions)[name].within, field_comments(SpeechOptions)[name]
-    allowed = f" ({within})" if within else ''
-    return f"{comment[0].upper()}{comment[1:]}{allowed}; default: the model's own."
+    spec, comment = field_specs(SpeechOptions)[name], field_comments(SpeechOptions)[name]
+    allowed = f" ({spec.within})" if spec.within else ''
+    default = "the model's own" if spec.optional else str(getattr(SpeechOptions(), name)).lower()
+    return f"{comment[0].upper()}{comment[1:]}{allowed}; default: {default}."
 
-# %% ../../nbs/serve/10_schema.ipynb #0b85d8be
-def sampling_fields() -> dict:  # name → (type, pydantic's `Field`)
-    "Return the fields of a request for the sampling options."
+# %% ../../nbs/serve/10_schema.ipynb #289d19c3
+def option_fields() -> dict:  # name → (type, pydantic's `Field`)
+    "Return the fields of a request for the sampling options and for how the text is read."
     found = {}
-    for name in SAMPLING_FIELDS:
+    for name in (*SAMPLING_FIELDS, *TEXT_FIELDS):
         spec = field_specs(SpeechOptions)[name]
-        extra = json_range(spec.within)
-        found[name] = (spec.type | None, Field(None, description=describe_option(name), json_schema_extra=extra))
+        limits = dict(max_length=MAX_LANGUAGE) if spec.type is str else dict(json_schema_extra=json_range(spec.within))
+        found[name] = (spec.type | None, Field(None, description=describe_option(name), **limits))
     return found
 
 
@@ -109,10 +112,10 @@ SpeechRequest = create_model(
             description="Same seed, same audio; the audio is then sent in whole sentences. Default: a fresh one.",
         ),
     ),
-    **sampling_fields(),
+    **option_fields(),
 )
 
-# %% ../../nbs/serve/10_schema.ipynb #77d071e6
+# %% ../../nbs/serve/10_schema.ipynb #04900435
 class VoiceResponse(BaseModel):
     "A voice."
 
@@ -121,6 +124,7 @@ class VoiceResponse(BaseModel):
     name: str
     seconds: float | None = Field(None, description="Length of the reference.")
     created: int | None = Field(None, description="Unix time.")
+    warnings: list[str] = Field([], description="Faults of the reference, and what to do about them.")
     owned_by: Literal['model', 'user']
 
 

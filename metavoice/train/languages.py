@@ -74,7 +74,7 @@ def replace_tokeniser(
     bundle.__dict__ |= dict(tokeniser=tokeniser, layout=layout)
     return bundle
 
-# %% ../../nbs/train/15_languages.ipynb #dbb134a9
+# %% ../../nbs/train/15_languages.ipynb #a01aa117
 def load_or_train_tokeniser(
     source: str,  # a tokeniser's .json, or a text file in the language
     n_ranks: int = 512,  # size of a trained vocabulary, without the end of text
@@ -83,7 +83,7 @@ def load_or_train_tokeniser(
     path = Path(source)
     try:
         text = path.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, ValueError) as e:
         raise OptionError(f"can't read the tokeniser {source}: {getattr(e, 'strerror', None) or e}") from None
     if path.suffix == '.json':
         return Tokeniser.from_json(text)

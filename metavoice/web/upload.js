@@ -1,8 +1,6 @@
 // Upload files and microphone recordings to Python in parts. `UploadWidget` in metavoice/ui/panels.py defines the traits.
 const PART = 4 << 20; // bytes in a message; Jupyter closes the connection on a message of 10 MB
 const RATE = 24000; // Hz of recordings and of converted files
-const READABLE = /\.(wav|flac|ogg|oga|opus|mp3)$/i; // formats that Python decodes
-const SOUND = /\.(m4a|mp4|aac|webm|aiff?|caf|amr|3gp|mov)$/i; // formats that the browser may decode
 const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
 
 // Convert a blob in any format that the browser decodes to mono 16-bit wav.
@@ -54,9 +52,10 @@ function render({ model, el }) {
   async function take(files) {
     say("");
     for (const file of model.get("multiple") ? files : files.slice(0, 1)) {
-      if (READABLE.test(file.name) || !SOUND.test(file.name)) { await send(file.name, file); continue; }
-      try { await send(file.name.replace(/\.\w+$/, ".wav"), await wav(file)); }
-      catch { say(`This browser can't read ${file.name}; use wav, flac, ogg or mp3.`); }
+      let [name, blob] = [file.name, file];
+      if (file.size > model.get("limit")) // the sound alone may be smaller
+        try { [name, blob] = [file.name.replace(/\.\w+$/, ".wav"), await wav(file)]; } catch { /* send says that it is too large */ }
+      await send(name, blob);
     }
     input.value = "";
   }

@@ -1,4 +1,4 @@
-"Sound: every format, every kind of bad input, the `Audio` class, and what can't be written."
+"Sound: files there and back, bad input, the `Audio` class, and what can't be written."
 
 import io
 import os
@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from metavoice.audio.encode import AUDIO_FORMATS
-from metavoice.audio.sound import Audio, AudioLimits, check_reference, is_ogg_truncated, is_wav_truncated, load_audio
+from metavoice.audio.sound import Audio, AudioLimits, load_audio
 from metavoice.core.errors import AudioError, OutputError
 
 RATE = 16000
@@ -56,14 +56,6 @@ def test_24_channels_become_one(tmp_path):
     np.testing.assert_allclose(audio.samples.numpy(), many.mean(1), atol=1e-6)
 
 
-def test_wav_of_unknown_length(tmp_path, tone):
-    "ffmpeg writes all ones for the length into a pipe."
-    data = bytearray(write_file(tmp_path / "a.wav", tone()).read_bytes())
-    at = data.index(b'data')
-    data[4:8] = data[at + 4 : at + 8] = b'\xff' * 4
-    assert load_audio(bytes(data)).duration == 1
-
-
 def test_long_ogg(tmp_path, tone):
     "libsndfile's Vorbis encoder overflows its stack when it is given minutes at once."
     assert load_audio(Audio(torch.tensor(tone(180.0)), RATE).save(tmp_path / "a.ogg")).duration == 180
@@ -86,7 +78,7 @@ def test_nul_in_a_name():
 
 def test_text_file(tmp_path):
     (tmp_path / "a.wav").write_text("This is a letter, not a sound.\n" * 99)
-    assert_refused(tmp_path / "a.wav", "a.wav", "isn't audio", "wav, flac, ogg or mp3")
+    assert_refused(tmp_path / "a.wav", "a.wav", "isn't audio", "wav, flac, ogg, opus, mp3")
 
 
 def test_empty_file(tmp_path):
@@ -111,26 +103,8 @@ def test_forbidden_file(tmp_path, tone):
 
 
 @pytest.mark.parametrize("suffix", AUDIO_FORMATS)
-@pytest.mark.parametrize("keep", [0.5, 0.8])
-def test_truncated_file(tmp_path, suffix, keep):
-    noise = np.random.default_rng(0).normal(0, 0.1, 3 * RATE)
-    whole = write_file(tmp_path / f"a.{suffix}", noise).read_bytes()
-    (tmp_path / f"b.{suffix}").write_bytes(whole[: int(keep * len(whole))])
-    assert_refused(tmp_path / f"b.{suffix}", f"b.{suffix}", "broken" if suffix == 'flac' else "truncated")
-
-
-@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
 def test_only_a_header(tmp_path, tone, suffix):
     assert_refused(write_file(tmp_path / f"a.{suffix}", tone()).read_bytes()[:36])
-
-
-def test_truncation_of_wav_and_ogg(tone):
-    wav, ogg = (Audio(torch.tensor(tone()), RATE).to_bytes(format) for format in ("wav", "ogg"))
-    assert not is_wav_truncated(io.BytesIO(wav)) and not is_ogg_truncated(io.BytesIO(ogg))
-    assert is_wav_truncated(io.BytesIO(wav[:-1000])) and is_wav_truncated(io.BytesIO(wav[:40]))
-    for size in (5, 30, 1000, 4000, len(ogg) - 1):
-        assert is_ogg_truncated(io.BytesIO(ogg[:size]))
-    assert not is_wav_truncated(io.BytesIO(b'ID3 and so on')) and not is_ogg_truncated(io.BytesIO(b'RIFF'))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -160,22 +134,7 @@ def test_a_small_file_of_long_silence(tmp_path):
     assert_refused(path, "it is longer than 120 s", limits=AudioLimits())
 
 
-# references and the class
-
-
-def test_reference(tone):
-    good = Audio(torch.tensor(tone(4.0)), RATE)
-    assert check_reference(good) is good
-    for audio, min_seconds, words in [
-        (Audio(good.samples[: RATE // 2], RATE), 1, "0.50 s long; at least 1 s"),
-        (good, 30, "4.00 s long; at least 30 s"),
-        (Audio(torch.zeros(4 * RATE), RATE), 3, "silent"),
-        (Audio(torch.full((4 * RATE,), 0.3), RATE), 3, "silent"),  # a constant is silent too
-        (Audio(torch.full((4 * RATE,), torch.nan), RATE), 3, "NaN"),
-        (Audio(torch.zeros(0), RATE), 3, "0.00 s long"),
-    ]:
-        with pytest.raises(AudioError, match=words):
-            check_reference(audio, min_seconds)
+# the class
 
 
 def test_audio_class(tone):

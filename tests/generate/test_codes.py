@@ -1,5 +1,6 @@
 "The first stage's attempts, the choice among takes, and the vocoder."
 import logging
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,13 +10,14 @@ import metavoice.generate.codes as codes_module
 from metavoice.audio.sound import Audio
 from metavoice.bundle.load import load_bundle
 from metavoice.core.errors import MetaVoiceError
-from metavoice.generate.codes import Generation, make_takes, max_frames, pick_best_take, vocode
+from metavoice.generate.codes import Generation, frame_limits, make_takes, pick_best_take, vocode
 from metavoice.generate.sources import LocalSource, generate_codes
 from metavoice.models.listener import ctc_score
 from metavoice.models.mbd import fit_band_processors, make_mbd
 from metavoice.models.unet import UNetConfig
 
 SHORT = "The dog slept."
+LONG = "The old man walked to the river, and the little dog ran after him."
 
 
 @pytest.fixture
@@ -24,10 +26,9 @@ def segment(tts):
     return segment
 
 
-def after(bundle, segment, *attempts, heard=False):
+def after(bundle, segment, *attempts, given=math.inf):
     "A generation after attempts of (frames, finished); stops at the first that is accepted."
-    generation = Generation(bundle, segment)
-    generation.heard = heard
+    generation = Generation(bundle, segment, given)
     for frames, finished in attempts:
         for token in [5, 1029] * frames + [2048] * finished:
             generation.add(token)
@@ -38,33 +39,90 @@ def after(bundle, segment, *attempts, heard=False):
 
 def test_attempts_have_seeds_of_their_own(tts, segment):
     generation, seeds = Generation(tts.bundle, segment), []
-    for _ in range(3):
+    for _ in range(7):
         seeds.append(generation.request().seed)
         generation.close(True)
-    assert len(set(seeds)) == 3
-    with pytest.raises(MetaVoiceError, match="nothing was said for 'The dog slept.' in 3 attempts"):
+    assert len(set(seeds)) == 7 == generation.attempts
+    with pytest.raises(MetaVoiceError, match="nothing was said for 'The dog slept.' in 7 attempts"):
         generation.result()
 
 
-def test_an_attempt_is_repeated_if_it_is_silent_or_endless(tts, segment):
-    made = after(tts.bundle, segment, (0, True), (5000, False), (7, True))
-    assert made.attempt == 2 and made.result().shape == (2, 7) and not segment.cut
-    assert after(tts.bundle, segment, (9, True)).attempt == 0
+def test_an_attempt_is_repeated_if_it_is_too_short_or_too_long(tts, segment):
+    least, most = frame_limits(tts.bundle, segment)
+    made = after(tts.bundle, segment, (0, True), (most, False), (least - 1, True), (most + 1, True), (least, True))
+    assert made.attempt == 4 and made.result().shape == (2, least) and not segment.cut
+    assert after(tts.bundle, segment, (most, True)).attempt == 0
 
 
-def test_what_has_been_heard_is_not_repeated(tts, segment):
-    made = after(tts.bundle, segment, (9, False), heard=True)
-    assert made.attempt == 0 and made.result().shape == (2, 9) and segment.cut
+def test_short_texts_have_more_attempts_and_takes_have_three(tts):
+    counts = [Generation(tts.bundle, tts.segments([text])[0]).attempts for text in ("Hi", SHORT, LONG)]
+    assert counts == [10, 7, 3]
+    assert {Generation(tts.bundle, take).attempts for take in make_takes(tts.segments(["Hi"])[0], 3)} == {3}
+
+
+def test_the_end_is_not_drawn_too_early_where_attempts_fail(tts, segment):
+    least, most = frame_limits(tts.bundle, segment)
+    endless = [(most - n, False) for n in range(6)]
+    plans = [[], [(1, True)], [(1, True), (2, True)], endless[:2], endless]
+    held = [len(after(tts.bundle, segment, *plan).request().no_end) for plan in plans]
+    assert held == [0, 0, 2 * least, 0, 2 * least]
+    assert after(tts.bundle, segment).request().max_new_tokens == 2 * most + 1
+
+
+def test_what_stays_too_short_is_used_with_a_warning(tts, segment, caplog):
+    "A model that isn't constrained may draw tokens of one codebook only."
+    with caplog.at_level(logging.WARNING):
+        assert after(tts.bundle, segment, *[(3, True)] * 7).result().shape == (2, 3)
+    assert "'The dog slept.' has 3 frames after 7 attempts, too few for its text" in caplog.text
+
+
+def test_takes_of_a_plausible_length_come_first(monkeypatch, tts, segment):
+    least, _ = frame_limits(tts.bundle, segment)
+    takes = make_takes(segment, 3)
+    for n, take in enumerate(takes):
+        take.codes = torch.full((2, least - 1 + n // 2), n)
+    monkeypatch.setattr(codes_module, "ctc_score", lambda listener, text, audio: -len(audio.samples))
+    pick_best_take(tts.bundle, segment, takes)
+    assert (segment.codes[0] == 2).all()
+
+
+def test_a_long_attempt_that_repeats_itself_is_the_last(tts, segment):
+    _, most = frame_limits(tts.bundle, segment)
+    made = after(tts.bundle, segment, (most, False), (most, False), (9, True))
+    assert made.attempt == 1 and made.result().shape[1] == most and segment.cut
+
+
+def test_what_a_stream_has_given_out_is_not_repeated(tts):
+    segment, = tts.segments([LONG])
+    least, _ = frame_limits(tts.bundle, segment)
+    assert after(tts.bundle, segment, given=20).request().no_end == range(40, 2 * least)
+    made = after(tts.bundle, segment, (30, False), given=20)
+    assert made.attempt == 0 and made.result().shape == (2, 30) and segment.cut
+    assert after(tts.bundle, segment, (19, True), given=20).attempt == 1
+
+
+def test_a_stream_holds_short_texts(tts):
+    short, long = tts.segments(["Good morning.", LONG])[:2]
+    assert [Generation(tts.bundle, segment, 25).given for segment in (short, long)] == [math.inf, 25]
 
 
 def test_endless_speech_is_cut_with_a_warning(tts, segment, caplog):
+    _, most = frame_limits(tts.bundle, segment)
     with caplog.at_level(logging.WARNING):
-        made = after(tts.bundle, segment, *[(5000, False)] * 3)
-        assert made.is_too_long and made.result().shape[1] == max_frames(tts.bundle, segment)
-    assert "'The dog slept.' came to no end in 3 attempts" in caplog.text
-    for finished, frames in ((False, 9), (True, 5000), (True, 9)):
-        after(tts.bundle, segment, (frames, finished), heard=True).result()
-        assert segment.cut == (not finished or frames > 9)
+        assert after(tts.bundle, segment, *[(5000 + n, False) for n in range(7)]).result().shape[1] == most
+    assert "'The dog slept.' came to no end in 7 attempts" in caplog.text
+    long, = tts.segments([LONG])
+    for finished, frames in ((False, 60), (True, 5000), (True, 60)):
+        after(tts.bundle, long, (frames, finished), given=25).result()
+        assert long.cut == (not finished or frames > 60)
+
+
+@pytest.mark.parametrize("text, seconds", [("No.", (.2, 1.55)), ("Hi", (.2, 1.55)), ("Yes?", (.2, 1.55))])
+def test_one_word_has_a_plausible_length(tts, resolve, text, seconds):
+    "Where nano said 0.03 to 0.11 s of \"No.\", and up to 6.8 s of \"Hi\"."
+    segments = tts.segments([text] * 12, [*tts.bundle.voices] * 4, seed=list(range(12)))
+    for (take,) in LocalSource(tts.bundle, resolve(takes=1)).codes(segments):
+        assert seconds[0] <= take.codes.shape[1] / 37.5 <= seconds[1], (text, take.voice, take.seed)
 
 
 def test_the_clearest_of_several_takes_is_kept(tts, segment, resolve):
@@ -100,7 +158,7 @@ def test_takes_without_an_end_give_way_to_one_with_an_end(monkeypatch, tts, segm
 def test_takes_are_cut_without_a_warning(tts, segment, caplog):
     take = make_takes(segment, 2)[1]
     with caplog.at_level(logging.WARNING):
-        after(tts.bundle, take, (9, False), heard=True).result()
+        after(tts.bundle, take, *[(99, False)] * 2).result()
     assert take.cut and not caplog.text
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import pytest
 
-from metavoice.core.errors import OptionError
+from metavoice.core.errors import OptionError, TextError
 from metavoice.core.settings import add_flags, field_comments, make_config
 from metavoice.generate.options import (
     PER_TEXT,
@@ -19,6 +19,7 @@ from metavoice.generate.options import (
     diffusion_options,
     sliders,
 )
+from metavoice.text.spoken import TextOptions
 
 BAD = [
     (dict(guidance=-1), "guidance is -1; use a number from 1 to 20"),
@@ -77,6 +78,27 @@ def test_takes_need_a_listener(tts):
 def test_steps_need_diffusion(resolve):
     with pytest.raises(OptionError, match="steps are for the vocoder mbd, not for codec"):
         resolve(vocoder="codec", steps=5)
+
+
+def test_text_options(tts, resolve, tmp_path):
+    assert resolve().text_options() == TextOptions() and resolve(spoken=False).text_options().spoken is False
+    (tmp_path / "names.tsv").write_text("Siobhan\tshiv awn\nNguyen\twin\n", encoding="utf-8")
+    from_file, given = resolve(lexicon=tmp_path / "names.tsv"), resolve(lexicon=dict(Nguyen="win", Siobhan="shiv awn"))
+    assert from_file == given and hash(from_file) == hash(given) and from_file.text_options().lexicon["Nguyen"] == "win"
+    assert from_file.text_options() is given.text_options(), "the lexicon is made ready once"
+    foreign = copy(tts.bundle)
+    foreign.defaults = tts.bundle.defaults | dict(spoken=False, language="nl")
+    assert SpeechOptions().resolve(foreign).text_options() == TextOptions(False, "nl")
+    (tmp_path / "bad.tsv").write_text("Siobhan shiv awn\n", encoding="utf-8")
+    for bad, error, words in [(dict(language="tlh"), OptionError, "'tlh'"), (dict(lexicon=5), OptionError, "lexicon"),
+                              (dict(lexicon="no.tsv"), OptionError, "no.tsv"),
+                              (dict(lexicon={1: "a"}), OptionError, "lexicon entry 1"),
+                              (dict(lexicon=tmp_path / "bad.tsv"), TextError, "line 1")]:
+        with pytest.raises(error, match=words):
+            resolve(**bad)
+    for bad in (dict(spoken="no"), dict(strict=1), dict(language=7)):
+        with pytest.raises(OptionError, match=f"{next(iter(bad))} is"):
+            SpeechOptions(**bad)
 
 
 def test_stage_seeds_differ():

@@ -1,10 +1,17 @@
 "Texts to segments: lengths, pauses, seeds and errors."
+import logging
+from copy import copy
+
 import pytest
 import torch
 
+import metavoice.generate.segments as segments_module
 from metavoice.core.errors import OptionError, TextError
-from metavoice.generate.segments import SEGMENTS_PER_SECTION, max_segment_tokens, one_per_text
+from metavoice.generate.options import SpeechOptions
+from metavoice.generate.segments import SEGMENTS_PER_SECTION, max_segment_tokens, one_per_text, prepare_texts
+from metavoice.generate.tts import TTS
 from metavoice.text.split import pause_after, split_with_pauses
+from metavoice.text.spoken import TextOptions, prepare_text
 from metavoice.text.tokeniser import SPLIT_PATTERN, Tokeniser
 
 SHORT = "The dog slept."
@@ -32,7 +39,7 @@ def test_a_segment_fits_both_windows_of_the_release():
 def test_pauses():
     bytewise = Tokeniser({bytes([b]): b for b in range(256)}, SPLIT_PATTERN)
     text = "One came.\nTwo went, three stayed.\n\n* * *\n\n  \nFour slept"
-    parts = split_with_pauses(text, bytewise, 12)
+    parts = split_with_pauses(prepare_text(text, bytewise, TextOptions(spoken=False)), bytewise, 12)
     assert [text for text, _ in parts] == ["One came.", "Two went,", "three", "stayed.", "Four slept"]
     pauses = [pause for _, pause in parts]
     assert pauses[4] == 0 and pauses[3] > pauses[0] > pauses[1] > pauses[2] > 0
@@ -65,7 +72,62 @@ def test_one_per_text():
 
 
 def test_texts_are_checked_before_the_first_is_spoken(tts):
-    with pytest.raises(TextError, match="at position 6"):
-        tts.segments(["Hello.", "Hello 😀."])
-    with pytest.raises(TextError, match="nothing to say"):
+    with pytest.raises(TextError, match=r"'你'.*\(text 2 of 2\)"):
+        tts.segments(["Hello.", "Hello 你."], options=SpeechOptions(strict=True))
+    with pytest.raises(TextError, match=r"nothing to say.*\(text 2 of 2\)"):
         tts.segments(["Hello.", "?!"])
+    with pytest.raises(TextError, match="the text is empty"):
+        tts.segments([" "])
+
+
+def test_a_segment_of_nano_holds_one_sentence(tts):
+    text = "The old man walked to the river. Where is the red book? No. So he went."
+    assert [s.text for s in tts.segments([text])] == [
+        "The old man walked to the river.", "Where is the red book?", "No.", "So he went."]
+    plain = copy(tts.bundle)
+    plain.defaults = {k: v for k, v in tts.bundle.defaults.items() if k != "one_sentence"}
+    assert len(TTS(plain).segments([text])) == 2
+
+
+def test_a_one_word_paragraph_is_not_dropped(tts):
+    text = "Where is the red book?\n\nNo.\n\nThe dog slept."
+    assert [s.text for s in tts.segments([text])] == ["Where is the red book?", "No.", "The dog slept."]
+
+
+def test_tokens_of_nano_end_with_a_mark(tts):
+    "Without one, nano goes on for seconds after the last word."
+    for text in ("and then the little dog", "Hi", "Hi'"):
+        segment, = tts.segments([text])
+        assert segment.text == text and tts.bundle.tokeniser.decode(segment.ids).rstrip().endswith(".")
+    for text in ("Hi!", "Hmm...", "He said 'come in.'"):
+        segment, = tts.segments([text])
+        assert segment.ids == tts.bundle.tokeniser.encode(segment.text)
+
+
+def test_text_becomes_words_once(tts, monkeypatch):
+    calls = []
+    monkeypatch.setattr(segments_module, "prepare_text", lambda *args: calls.append(args) or prepare_text(*args))
+    tts.synthesise(["It cost $5.", "At 3 o'clock."], takes=1, denoise=False)
+    assert len(calls) == 2
+    prepared = prepare_texts(tts.bundle, ["It cost $5."])
+    assert tts.segments(prepared)[0].text == "It cost five dollars." and len(calls) == 3
+
+
+def test_how_a_text_is_read(tts):
+    def said(text, **options):
+        return " ".join(s.text for s in tts.segments([text], options=SpeechOptions(**options)))
+
+    assert said("It cost $5.") == "It cost five dollars."
+    assert "five" not in said("It cost $5.", spoken=False)
+    assert said("Siobhan slept.", lexicon=dict(Siobhan="Shiv awn")) == "Shiv awn slept."
+    assert said("on 3/4/2026") != said("on 3/4/2026", language="en-GB")
+    assert said("I smile 😀.") == "I smile." and len(said("I smile 😀.", emoji=True)) > len("I smile.")
+
+
+def test_one_warning_names_what_is_left_out(tts, caplog):
+    with caplog.at_level(logging.WARNING):
+        many = "".join(map(chr, range(0x4e00, 0x4e10)))
+        tts.segments(["Hello 你 and 好 and 你.\n\nYes 好.", "Hello.", f"I am {many}"])
+    first, second = [record.getMessage() for record in caplog.records]
+    assert "'你' (U+4F60" in first and "'好'" in first and first.count("你") == 1
+    assert second.count("U+") == 5 and "and 11 more" in second

@@ -1,12 +1,13 @@
 "The source that decodes in this process: order, attempts, look-ahead and streams."
 import logging
+import sys
 
 import pytest
 import torch
 
 import metavoice.generate.sources as sources
 from metavoice.core.errors import MetaVoiceError
-from metavoice.generate.codes import max_frames
+from metavoice.generate.codes import frame_limits
 from metavoice.generate.sources import LocalSource, generate_codes
 
 FIVE = ["The dog slept.", "Where is the red book?", "The old man walked to the river.",
@@ -30,7 +31,7 @@ class Scripted:
             n = self.which[tuple(request.prompt.tolist())]
             frames, finished = self.plans[n][len(self.seeds[n])]
             self.seeds[n].append(request.seed)
-            tokens = [5, 1029] * frames + [2048] * finished
+            tokens = ([5, 1029] * frames + [2048] * finished)[:request.max_new_tokens]
             for at, token in enumerate(tokens, 1):
                 yield [(index, token, "ended" if at == len(tokens) else None)]
             if not tokens:
@@ -51,17 +52,17 @@ def script(monkeypatch, tts, resolve):
 
 
 def test_only_what_failed_is_tried_again(script):
-    segments, source, seeds = script([(10, True)], [(0, True), (7, True)], [(4, True)])
-    assert [take.codes.shape[1] for take, in source.codes(segments)] == [10, 7, 4]
+    segments, source, seeds = script([(20, True)], [(0, True), (27, True)], [(44, True)])
+    assert [take.codes.shape[1] for take, in source.codes(segments)] == [20, 27, 44]
     assert [len(s) for s in seeds] == [1, 2, 1] and len({*seeds[0], *seeds[1]}) == 3
 
 
 def test_a_segment_without_sound_is_an_error_and_the_others_are_spoken(script):
-    plans = [(10, True)], [(0, True), (0, True), (0, True)], [(4, True)]
+    plans = [(20, True)], [(0, True)] * 5, [(44, True)]
     segments, source, _ = script(*plans)
     takes = [take for take, in source.codes(segments)]
-    assert "nothing was said for 'Where is the red book?' in 3 attempts" in str(takes[1].error)
-    assert [take.codes.shape[1] for take in takes[::2]] == [10, 4]
+    assert "nothing was said for 'Where is the red book?' in 5 attempts" in str(takes[1].error)
+    assert [take.codes.shape[1] for take in takes[::2]] == [20, 44]
     segments, source, _ = script(*plans)
     made = generate_codes(segments, source, raise_errors=False)
     assert [segment.error is None for segment in made] == [True, False, True]
@@ -72,11 +73,11 @@ def test_a_segment_without_sound_is_an_error_and_the_others_are_spoken(script):
 
 def test_endless_speech_is_cut(script, tts, caplog):
     with caplog.at_level(logging.WARNING):
-        segments, source, seeds = script([(5000, False)] * 3, [(9, True)], [(9, False)] * 3)
+        segments, source, seeds = script([(5000, False)] * 2, [(49, True)], [(59, False), (58, False), (57, False)])
         frames = [take.codes.shape[1] for take, in source.codes(segments)]
-    assert frames == [max_frames(tts.bundle, segments[0]), 9, 9] and [len(s) for s in seeds] == [3, 1, 3]
-    assert "'The dog slept.' came to no end in 3 attempts" in caplog.text
-    assert "was cut after 9 frames" in caplog.text
+    assert frames == [frame_limits(tts.bundle, segments[0])[1], 49, 57] and [len(s) for s in seeds] == [2, 1, 3]
+    assert "'The dog slept.' came to no end in 2 attempts" in caplog.text
+    assert "was cut after 57 frames" in caplog.text
 
 
 def test_a_slow_segment_holds_the_others_back(monkeypatch, tts, resolve):
@@ -84,7 +85,7 @@ def test_a_slow_segment_holds_the_others_back(monkeypatch, tts, resolve):
 
     def decode_steps(model, requests, *, layout, max_rows, **options):
         def end(index):
-            return [[(index, 5, None)], [(index, 1029, None)], [(index, 2048, "ended")]]
+            return [[(index, token, None)] for token in [5, 1029] * 30] + [[(index, 2048, "ended")]]
 
         next(requests)
         for index, request in enumerate(requests, 1):
@@ -101,17 +102,24 @@ def test_a_slow_segment_holds_the_others_back(monkeypatch, tts, resolve):
 
 
 def test_a_stream_tries_again_where_nothing_was_said(script):
-    segments, source, seeds = script([(0, True), (0, True), (60, True)])
+    segments, source, seeds = script([(0, True), (9, True), (60, True)])
     parts = [(codes.shape[1], ended) for codes, ended in next(source.stream(segments, 25, 19))]
     assert parts == [(25, False), (44, False), (60, True)] and len(set(seeds[0])) == 3
-    segments, source, _ = script([(0, True)] * 3)
-    with pytest.raises(MetaVoiceError, match="nothing was said for .* in 3 attempts"):
+    segments, source, _ = script([(0, True)] * 7)
+    with pytest.raises(MetaVoiceError, match="nothing was said for .* in 7 attempts"):
         list(next(source.stream(segments, 25, 19)))
+
+
+def test_a_stream_gives_out_a_short_text_once_it_has_ended(script, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "FIVE", ["Hi", *FIVE])
+    segments, source, seeds = script([(50, False), (3, True), (30, True)])
+    assert [(codes.shape[1], ended) for codes, ended in next(source.stream(segments, 10, 5))] == [(30, True)]
+    assert len(set(seeds[0])) == 3
 
 
 def test_a_stream_without_an_end_is_cut_with_a_warning(script, tts, caplog):
     segments, source, seeds = script([(5000, False)])
-    most = max_frames(tts.bundle, segments[0])
+    most = frame_limits(tts.bundle, segments[0])[1]
     with caplog.at_level(logging.WARNING):
         *_, (codes, ended) = next(source.stream(segments, 25, 19))
     assert codes.shape[1] == most and ended and len(seeds[0]) == 1
@@ -119,15 +127,15 @@ def test_a_stream_without_an_end_is_cut_with_a_warning(script, tts, caplog):
 
 
 def test_a_chunk_longer_than_the_window_is_cut_all_the_same(script, tts):
-    segments, source, seeds = script([(5000, False)])
+    segments, source, seeds = script([(5000, False)] * 2)
     parts = list(next(source.stream(segments, 9999, 19)))
-    assert [(codes.shape[1], ended) for codes, ended in parts] == [(max_frames(tts.bundle, segments[0]), True)]
-    assert len(seeds[0]) == 1
+    assert [(codes.shape[1], ended) for codes, ended in parts] == [(frame_limits(tts.bundle, segments[0])[1], True)]
+    assert len(seeds[0]) == 2
 
 
 def test_codes_are_kept_no_longer_than_needed(script):
     "The source holds no codes of segments that were handed on."
-    segments, source, _ = script(*[[(5, True)]] * 3)
+    segments, source, _ = script(*[[(45, True)]] * 3)
     decoded, seen = source.codes(segments), []
     for take, in decoded:
         seen.append(take)

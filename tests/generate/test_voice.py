@@ -9,10 +9,12 @@ import soundfile
 import torch
 
 import metavoice
+from metavoice.audio.level import speech_level
 from metavoice.audio.sound import Audio, load_audio
 from metavoice.core.errors import AudioError, OutputError
 from metavoice.generate.tts import TTS
-from metavoice.generate.voice import Voice
+from metavoice.generate.voice import Voice, embed_voice
+from metavoice.train.tokens import REFERENCE_LEVEL
 
 NANO = Path(metavoice.__file__).parent / "nano"
 
@@ -112,3 +114,109 @@ def test_a_model_may_ask_for_half_a_minute(speaking, changed_nano):
 def test_a_model_without_a_voice(changed_nano):
     with pytest.raises(AudioError, match="has no voice of its own"):
         TTS.from_pretrained(changed_nano(voices={})).synthesise("The dog slept.")
+
+
+# level, pauses and faults of a reference
+
+
+def cosine(a, b):
+    return float(a.embedding @ b.embedding)
+
+
+@pytest.mark.parametrize("name", ("awb", "rms", "slt"))
+def test_a_voice_does_not_depend_on_the_level(tts, name, tmp_path):
+    "quiet.wav of the cases: 32 dB quieter, and with 16 bits."
+    audio = load_audio(tts.bundle.voices[name])
+    x, rate = audio.samples[:15 * audio.sample_rate], audio.sample_rate
+    plain = tts.voice(Audio(x, rate))
+    for decibels in (-40, -32, -20, -10, 10, 20, 40):
+        assert cosine(tts.voice(Audio(10**(decibels / 20) * x, rate)), plain) > .98
+    quiet = tts.voice(write_wav(tmp_path / "quiet.wav", (10**(-32 / 20) * x).numpy(), rate))
+    assert cosine(quiet, plain) > .98
+    others = [tts.voice(other) for other in tts.bundle.voices if other != name]
+    assert max(cosine(quiet, other) for other in others) < .8 < cosine(quiet, tts.voice(name))
+
+
+def test_a_voice_does_not_depend_on_pauses_or_an_offset(tts):
+    audio = load_audio(tts.bundle.voices["slt"])
+    x, rate = audio.samples, audio.sample_rate
+    parts = [o for part in x.split(len(x) // 3) for o in (part, torch.zeros(2 * rate))]
+    assert cosine(tts.voice(Audio(torch.cat(parts), rate)), tts.voice("slt")) > .98
+    assert cosine(tts.voice(Audio(x + .05, rate)), tts.voice("slt")) > .98
+
+
+def test_a_voice_from_inverted_channels(tts, tmp_path):
+    "anti.wav of the cases: the mean of the channels is silent."
+    audio = load_audio(tts.bundle.voices["rms"])
+    x = audio.samples[:15 * audio.sample_rate]
+    path = write_wav(tmp_path / "anti.wav", torch.stack([x, -x], 1).numpy(), audio.sample_rate)
+    assert cosine(tts.voice(path), tts.voice(Audio(x, audio.sample_rate))) > .98
+
+
+def test_the_release_levels_only_what_is_outside_a_normal_range(full_golden, golden, speech):
+    bundle = TTS.from_pretrained(full_golden, device="cpu").bundle
+    assert bundle.defaults["reference_level"] == [-32., -16.]
+    for n in range(4):
+        audio = load_audio(golden / f"voice{n}.wav")
+        assert torch.equal(embed_voice(bundle, audio).embedding, bundle.speaker_encoder.embed_audio(audio))
+    bria = load_audio(speech / "bria.mp3")
+    tts = TTS(bundle)
+    plain = tts.voice(bria)
+    assert plain.warnings == ()
+    assert plain.embedding @ bundle.speaker_encoder.embed_audio(bria) > .999
+    quiet = tts.voice(Audio(.01 * bria.samples, bria.sample_rate)).embedding
+    at_edge = 10**((-32 - speech_level(bria.samples, bria.sample_rate)) / 20) * bria.samples
+    assert quiet @ bundle.speaker_encoder.embed_audio(Audio(at_edge, bria.sample_rate)) > .99
+
+
+def test_a_bundle_without_a_level_has_that_of_the_release(changed_nano):
+    defaults = json.loads((NANO / "bundle.json").read_text())["defaults"]
+    assert defaults.pop("reference_level") == REFERENCE_LEVEL
+    plain = TTS.from_pretrained(changed_nano(defaults=defaults), device="cpu")
+    audio = load_audio(plain.bundle.voices["slt"])
+    assert torch.equal(plain.voice("slt").embedding, plain.bundle.speaker_encoder.embed_audio(audio))
+
+
+def test_faults_are_logged_once_and_kept(tts, tmp_path, caplog):
+    samples = {name: load_audio(path).samples for name, path in tts.bundle.voices.items()}
+    assert all(tts.voice(name).warnings == () for name in samples)
+    both = Audio(torch.cat([samples["awb"][:240_000], samples["slt"][:240_000]]), 24000)
+    path = both.save(tmp_path / "us.wav")
+    voices = [tts.voice(path) for _ in range(2)]
+    assert [record.getMessage() for record in caplog.records] == [f"the recording of us: {voices[0].warnings[0]}"]
+    assert "two people seem to speak in it; cut it" in voices[0].warnings[0]
+    assert voices[1].warnings == voices[0].warnings
+    assert Voice.load(voices[0].save(tmp_path / "us.safetensors")).warnings == voices[0].warnings
+    noisy = samples["slt"][:3 * 24000] + .05 * torch.randn(3 * 24000, generator=torch.Generator().manual_seed(0))
+    words = ("clipped", "noise", "of speech; give 5 s")
+    warnings = tts.voice(Audio((9 * noisy).clamp(-1, 1), 24000)).warnings
+    assert len(warnings) == 3 and all(word in warning for word, warning in zip(words, warnings))
+
+
+def test_a_voice_from_the_web(tts, speaking, monkeypatch):
+    asked, data = [], speaking.to_bytes("flac")
+
+    def fetch(url):
+        asked.append(url)
+        return data, "me too.flac"
+
+    monkeypatch.setattr("metavoice.generate.voice.fetch_recording", fetch)
+    for url in ("https://voices.example.com/a", "HTTP://voices.example.com/a", "https://voices.example.com/a"):
+        voice = tts.voice(url)
+        assert voice.name == "me too" and torch.allclose(voice.embedding, tts.voice(speaking).embedding, atol=1e-3)
+    assert len(asked) == 2  # the same address is fetched once in five minutes
+    data = Audio(torch.zeros(130 * 16000), 16000).to_bytes("flac")
+    with pytest.raises(AudioError, match="longer than 120 s"):
+        tts.voice("https://voices.example.com/long")
+    data = b"<html>not found</html>"
+    with pytest.raises(AudioError, match="https://voices.example.com/page"):
+        tts.voice("https://voices.example.com/page")
+
+
+@pytest.mark.parametrize("url, words", [
+    ("http://127.0.0.1/me.wav", "isn't public"), ("http://localhost:8000/me.wav", "isn't public"),
+    ("https://user@example.com/me.wav", "no valid URL"), ("https://", "no valid URL"),
+])
+def test_addresses_that_are_refused(tts, url, words):
+    with pytest.raises(AudioError, match=words):
+        tts.voice(url)

@@ -86,7 +86,7 @@ def test_ids():
 
 MIXED = """id,text,voice,seed,top_p,takes
 good,The dog slept.,,4,,
-smile,I smile 😀.,,,,
+smile,😀!,,,,
 empty,,,,,
 voice,Hello.,nobody.wav,,,
 seed,Hello.,,x,,
@@ -107,7 +107,7 @@ def test_bad_rows_are_reported_and_the_rest_is_done(tts, quick, tmp_path, write_
     done = run_batch(tts, write_table(tmp_path, MIXED), out, denoise=False, on_progress=lambda *p: seen.append(p))
     assert (done["rows"], done["spoken"], done["skipped"]) == (10, 3, 0)
     errors = {row["id"]: row["error"] for row in done["failed"]}
-    expected = dict(smile="position 8", empty="empty", voice="no such file", seed="seed is 'x'",
+    expected = dict(smile="nothing to say", empty="empty", voice="no such file", seed="seed is 'x'",
                     nucleus="top_p is '2'; use a number above 0 and at most 1", takes="takes is '1.5'; use a whole",
                     long="nothing was said for 'silence'")
     for row_id, words in expected.items():
@@ -142,6 +142,19 @@ def test_again_only_what_is_missing_failed_or_changed(tts, quick, tmp_path, writ
     assert run_batch(tts, table, out, denoise=False)["skipped"] == 4 and not quick
     assert len(read_results(out)) == 4
     assert run_batch(tts, table, out, denoise=False, temperature=.1)["spoken"] == 4, "other options are another job"
+
+
+def test_rows_have_a_language_and_share_their_batches(tts, quick, tmp_path, write_table, read_results, caplog):
+    table = write_table(tmp_path, "id,text,language\na,on 3/4/2026,\nb,on 3/4/2026,en-GB\nc,I smile 你.,\nd,Yes.,tlh\n")
+    done = run_batch(tts, table, tmp_path / "out", denoise=False)
+    said = [segment.text for segment in quick]
+    assert len(batch.group_rows([BatchRow("a", "", SpeechOptions(language=name)) for name in ("en", "en-GB")])) == 1
+    assert len(set(said)) == 3 and "March" in said[0] and "April" in said[1] and said[2] == "I smile."
+    assert [row["id"] for row in done["failed"]] == ["d"] and "'tlh'" in done["failed"][0]["error"]
+    assert [record.getMessage().count("你") for record in caplog.records] == [1]
+    quick.clear()
+    assert run_batch(tts, table, tmp_path / "out", denoise=False)["skipped"] == 3 and not quick
+    assert run_batch(tts, table, tmp_path / "out", denoise=False, lexicon=dict(a="b"))["spoken"] == 3
 
 
 def test_seeds_follow_from_ids_and_not_from_places(tts, quick, tmp_path, write_table):

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from metavoice.audio.level import speech_level
 from metavoice.audio.sound import Audio, load_audio
 from metavoice.core.errors import AudioError, OptionError
 from metavoice.models.deepfilter import DfState, load_deepfilternet
@@ -149,3 +150,31 @@ def test_denoise_into_runs_in_blocks(noisy_tone, denoised):
         return load_deepfilternet()(samples.view(-1, 480), state).flatten()
 
     assert torch.equal(denoise_into(run, noisy_tone, torch.empty_like(noisy_tone)), denoised)
+
+
+@pytest.mark.parametrize("name", ("clean.wav", "noisy_snr0.wav", "bria.mp3"))
+def test_the_level_of_the_output_follows_that_of_the_input(speech, name):
+    audio = load_audio(speech / name, 48000)
+    samples = audio.samples[:5 * 48000]
+    whole = Denoiser()(samples)
+    for gain in (1e-3, .03, .3, 2., 30.):
+        again = Denoiser()(gain * samples) / gain
+        assert abs(20 * torch.log10(again.std() / whole.std())) < .5, gain
+        assert si_sdr(again, whole) > 15, gain
+    again = enhance(Audio(.03 * audio.samples, 48000)).samples / .03
+    assert abs(20 * torch.log10(again.std() / enhance(audio).samples.std())) < .5
+
+
+def test_a_normal_level_is_left_alone(noisy_tone):
+    "Bit for bit, so that synthesised speech and the comparison with the official runtime don't change."
+    assert -36 < speech_level(noisy_tone, 48000) < -12
+    network, state = load_deepfilternet(), DfState()
+    plain = denoise_into(lambda x: network(x.view(-1, 480), state).flatten(), noisy_tone, torch.empty_like(noisy_tone))
+    assert torch.equal(Denoiser()(noisy_tone), plain)
+
+
+def test_a_quiet_stream_of_known_level(speech):
+    samples = load_audio(speech / "clean.wav").samples[:5 * 48000]
+    denoiser, level = Denoiser(stream_level=speech_level(.03 * samples, 48000)), Denoiser()(samples).std()
+    stream = torch.cat([*[denoiser.process(chunk) for chunk in (.03 * samples).split(7000)], denoiser.flush()])
+    assert abs(20 * torch.log10(stream.std() / .03 / level)) < .5

@@ -10,7 +10,14 @@ import metavoice
 from metavoice.audio.features import mel_spectrogram, trim_silence
 from metavoice.audio.sound import Audio, load_audio
 from metavoice.core.errors import AudioError, BundleError
-from metavoice.models.speaker_encoder import SpeakerEncoder, mel_windows, window_starts
+from metavoice.models.speaker_encoder import (
+    SpeakerEncoder,
+    embed_reference,
+    embed_reference_windows,
+    has_two_voices,
+    mel_windows,
+    window_starts,
+)
 
 SHIPPED = Path(metavoice.__file__).parent / "nano" / "speaker_encoder.safetensors"
 SAMPLES = Path(__file__).parents[2] / "nbs" / "samples"
@@ -176,3 +183,55 @@ def test_silence_is_rejected(shipped):
     for n in (48000, 0):
         with pytest.raises(AudioError, match="silence"):
             shipped.embed_audio(Audio(torch.zeros(n), 24000))
+
+
+# references at any level
+
+
+VOICES = SHIPPED.parent / "voices"
+
+
+@pytest.mark.parametrize("name", ("awb", "rms", "slt"))
+def test_a_reference_at_any_level_with_pauses_and_an_offset(shipped, name):
+    audio = load_audio(VOICES / f"{name}.ogg")
+    x, rate = audio.samples, audio.sample_rate
+    plain = embed_reference(shipped, audio, -19.)
+    for decibels in (-40, -20, -10, 10, 20, 40):
+        assert cosine(embed_reference(shipped, Audio(10**(decibels / 20) * x, rate), -19.), plain) > .998
+    pause = torch.zeros(2 * rate)
+    paused = torch.cat([o for part in x.split(len(x) // 3) for o in (part, pause)])
+    assert cosine(embed_reference(shipped, Audio(paused, rate), -19.), plain) > .99
+    assert cosine(embed_reference(shipped, Audio(x + .05, rate), -19.), plain) > .999
+    assert cosine(shipped.embed_audio(audio), plain) > .97  # the level of nano's training; awb and rms have an offset
+    assert cosine(shipped.embed_audio(Audio(x - x.mean(), rate)), plain) > .998
+
+
+@pytest.mark.parametrize("n", range(4))
+def test_a_range_of_levels_leaves_golden_voices_as_they_are(golden, released, n):
+    audio = load_audio(golden / f"voice{n}.wav")
+    assert torch.equal(embed_reference(released, audio, (-32., -16.)), released.embed_audio(audio))
+    quiet = Audio(10**(-40 / 20) * audio.samples, audio.sample_rate)
+    at_the_edge = embed_reference(released, quiet, (-32., -16.))
+    assert cosine(at_the_edge, released.embed_audio(audio)) > cosine(released.embed_audio(quiet), at_the_edge)
+
+
+def test_a_range_of_levels_and_a_real_recording(speech, expected, released):
+    embedding = embed_reference(released, load_audio(speech / "bria.mp3"), (-32., -16.))
+    assert cosine(embedding, expected["spk_bria"]) >= .999
+
+
+def test_two_voices(shipped):
+    samples = {name: load_audio(VOICES / f"{name}.ogg").samples for name in ("awb", "rms", "slt")}
+    for a in samples:
+        for b in samples:
+            turns = [samples[a if i % 2 else b][i * 96000:(i+1) * 96000] for i in range(6)]
+            halves = torch.cat([samples[a][:240_000], samples[b][-240_000:]])
+            for x in [halves] if {a, b} == {"awb", "rms"} else [halves, torch.cat(turns)]:  # these two are similar
+                windows = embed_reference_windows(shipped, Audio(x, 24000), -19.)
+                assert has_two_voices(windows) == (a != b)
+                assert not has_two_voices(windows[:7])
+
+
+def test_one_real_voice(speech, shipped):
+    for name in ("bria.mp3", "clean.wav"):
+        assert not has_two_voices(embed_reference_windows(shipped, load_audio(speech / name), -19.))

@@ -16,7 +16,11 @@ from metavoice.serve.schema import SAMPLING_FIELDS
     [
         (dict(input=""), "input"),
         (dict(input="   "), "text"),
-        (dict(input="I smile 😀."), "😀"),
+        (dict(input="😀!"), "😀"),
+        (dict(input="I smile 你.", strict=True), "你"),
+        (dict(language="tlh"), "tlh"),
+        (dict(lexicon={"a": "b"}), "lexicon"),
+        (dict(spoken="maybe"), "spoken"),
         (dict(input="x " * 3000), "4096"),
         (dict(temperature=11), "temperature"),
         (dict(top_p=0), "top_p"),
@@ -66,6 +70,26 @@ def test_all_sampling_options_have_an_effect(http, tts, decode):
     expected = tts.synthesise("Hello.", "slt", seed=5, guidance=2.0, **sampling).samples
     assert len(heard) == len(expected)
     assert abs(heard - expected.clamp(-1, 1).numpy()).max() < 1e-4
+
+
+def test_how_a_text_is_read(serve, tmp_path):
+    (tmp_path / "names.tsv").write_text("Siobhan\tShiv awn\n", encoding="utf-8")
+    said = []
+
+    def segments(*args):
+        made = real(*args)
+        said.append(" ".join(segment.text for segment in made))
+        return made
+
+    with serve(lexicon=str(tmp_path / "names.tsv")) as (server, client):
+        real = server.service.tts.segments
+        server.service.tts.segments = segments
+        try:
+            for fields in (dict(), dict(spoken=False), dict(language="en-GB")):
+                assert client.speak("Siobhan paid $5 on 3/4/2026.", **fields).status_code == 200
+        finally:
+            del server.service.tts.segments
+    assert said[0].startswith("Shiv awn paid five dollars on March") and "April" in said[2] and "five" not in said[1]
 
 
 def test_the_api_is_described(http):

@@ -7,6 +7,7 @@ import httpx
 import pytest
 import torch
 
+from metavoice.audio.sound import Audio
 from metavoice.generate.voice import Voice
 
 SHORT = "The dog slept."
@@ -31,6 +32,19 @@ def test_a_voice_is_registered_used_and_deleted(tts, http, server, reference, as
     assert http.delete(f"/v1/voices/{key}").json() == dict(id=key, object="voice", deleted=True)
     assert not list(folder.iterdir())
     assert_error(http.speak(voice=key), 404)
+
+
+def test_faults_of_the_recording_are_returned(tts, http, decode):
+    samples, rate = decode(Path(tts.bundle.voices["rms"]).read_bytes(), dtype="float32")
+    quiet = Audio(torch.from_numpy(10**-1.6 * samples), rate).to_bytes("flac")
+    added = upload(http, "Quiet", quiet).json()
+    (warning,) = added["warnings"]
+    assert "very quiet" in warning and "closer to the microphone" in warning
+    listed = {voice["name"]: voice for voice in http.get("/v1/voices").json()["data"]}
+    assert listed["Quiet"]["warnings"] == [warning] and listed["rms"]["warnings"] == []
+    assert upload(http, "Plain", Path(tts.bundle.voices["rms"]).read_bytes()).json()["warnings"] == []
+    for name in ("Quiet", "Plain"):
+        assert http.delete(f"/v1/voices/{name}").status_code == 200
 
 
 def test_invalid_and_taken_names_are_refused(tts, http, server, reference, assert_error):

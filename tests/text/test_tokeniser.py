@@ -4,6 +4,7 @@ import copy
 import pickle
 import random
 import time
+import unicodedata
 
 import pytest
 import torch
@@ -232,3 +233,91 @@ def test_train_refuses():
         Tokeniser.train(["hello"], n_ranks=255)
     with pytest.raises(TextError, match="control character"):
         Tokeniser.train(["he\x00llo"], n_ranks=257)
+
+
+# fitting
+NANO = "!',-.:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.fixture(scope="module")
+def nano(bytewise):
+    "A tokeniser with the alphabet of the nano bundle."
+    return Tokeniser(bytewise.mergeable_ranks, SPLIT_PATTERN, alphabet=NANO)
+
+
+@pytest.mark.parametrize(
+    "text, out",
+    [
+        ("“Come in,” she said.", "Come in, she said."),
+        ('She said "come in".', "She said come in."),
+        ("The dog (a big one) slept.", "The dog a big one slept."),
+        ("café naïve Zoë Ångström cafe\u0301", "cafe naive Zoe Angstrom cafe"),
+        ("Straße ẞ Æsop œuvre Øre Łódź đ þorn Ðe ıŋħ", "Strasse SS Aesop oeuvre Ore Lodz d thorn The ingh"),
+        ("o\ufb03ce \uff21\uff22 \u2160V", "office AB IV"),
+        ("Well… so— no – yes ‐ ‑", "Well... so- no - yes - -"),
+        ("Ja。Nein、 so！ ok？ ¿que? ¡no!", "Ja. Nein, so! ok? que? no!"),
+        ("zero\u200bwidth\ufeff soft\xadhyphen\u200e\u2060\ufe0f", "zerowidth softhyphen"),
+        ("tab\x00bed \x1b[1m\x93q\x94", "tab bed m q"),
+        ("snake_case * star | bar • dot", "snake case star bar dot"),
+        ("x\u0301 y\u0302\u0323", "x y"),
+        ("nb\xa0space\u2003em\u2028line\n\n", "nb space em line"),
+        ("“”", ""),
+        ("", ""),
+    ],
+)
+def test_fit(nano, text, out):
+    fitted, left_out = nano.fit(text)
+    assert fitted == out and nano.fit(fitted) == (fitted, [])
+    assert set(left_out) <= set("1") and nano.normalise(fitted) == fitted
+
+
+@pytest.mark.parametrize(
+    "text, out, left_out",
+    [
+        ("Good morning 😀!", "Good morning!", ["😀"]),
+        ("It is 5 €, or 55 €.", "It is, or.", ["5", "€"]),
+        ("and/or", "and or", ["/"]),
+        ("Привет, world", ", world", [*"Привет"]),
+        ("हिन्दी", "", ["ह", "ि", "न", "्", "द", "ी"]),
+        ("2⁵ ½", "", ["2", "⁵", "½"]),
+        ("x\ud83dy \ue000", "x y", ["\ud83d", "\ue000"]),
+    ],
+)
+def test_fit_returns_what_it_leaves_out(nano, text, out, left_out):
+    assert nano.fit(text) == (out, left_out)
+    with pytest.raises(TextError, match=f"U\\+{ord(left_out[0]):04X}.*at position {text.index(left_out[0])},"):
+        nano.fit(text, strict=True)
+
+
+def test_fit_keeps_what_the_alphabet_has(bytewise):
+    assert bytewise.fit("“Café” — ½ (Łódź)… ¿5 €?") == ('"Café" - ½ (Lódz)... ¿5?', ["€"])
+    hindi = Tokeniser.train(["यह एक छोटी कहानी है और कहानी सच्ची है।"], n_ranks=262)
+    assert hindi.fit("कहानी सच्ची है। ok") == ("कहानी सच्ची है।", ["o", "k"])
+    capitals = Tokeniser(bytewise.mergeable_ranks, SPLIT_PATTERN, alphabet="ABC,")
+    assert capitals.fit("ab—c; “é”") == ("AB,C,", ["é"])
+
+
+def test_fit_equals_normalise_where_that_works(metas, expected_json):
+    tokeniser = Tokeniser.from_meta(metas['first'])
+    for case in expected_json['normalise']:
+        assert tokeniser.fit(case['text']) == (tokeniser.normalise(case['text']), [])
+
+
+def test_fit_takes_any_text(nano, bytewise):
+    rng = random.Random(3)
+    for tokeniser in (nano, bytewise):
+        for _ in range(300):
+            text = ''.join(chr(rng.choice([rng.randrange(0x3000), rng.randrange(0x110000)])) for _ in range(50))
+            fitted, left_out = tokeniser.fit(text)
+            composed = unicodedata.normalize("NFC", text)
+            assert tokeniser.normalise(fitted) == fitted and set(left_out) <= {*text, *composed}
+    with pytest.raises(TextError, match="not bytes"):
+        nano.fit(b"x")
+
+
+@pytest.mark.parametrize("unit", ["…", "“", "\u0301\u0323", "é", "😀", "—", "\u1161", "ﷺ", "\x00"])
+def test_fit_is_linear(nano, unit):
+    text = "a" + unit * (100_000 // len(unit))
+    start = time.process_time()
+    nano.fit(text)
+    assert time.process_time() - start < 2

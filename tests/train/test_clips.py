@@ -6,10 +6,13 @@ import soundfile
 import torch
 
 from metavoice.audio.sound import Audio, load_audio
-from metavoice.bundle.load import load_bundle
+from metavoice.bundle.load import Bundle, load_bundle
 from metavoice.core.errors import MetaVoiceError
+from metavoice.generate.tts import TTS
+from metavoice.text.spoken import TextOptions, prepare_text
 from metavoice.train.clips import Clip, ClipEncoder, ContextWindow, check_data
 from metavoice.train.data import Example
+from metavoice.train.tokens import embed_voices
 
 SAID = "The kettle sings softly while rain taps on the window."
 
@@ -33,7 +36,7 @@ def test_every_problem_is_reported_with_its_line(tmp_path, nano, window, sample,
         ("missing.wav", SAID): "no such file",
         ("silent.wav", SAID): "silent",
         ("long.wav", SAID): "too long",
-        (sample, "日本"): "outside the tokeniser",
+        (sample, "日本"): "nothing to say",
         (sample, "not_utf8.txt"): "UTF-8",
         (sample, "..."): "nothing to say",
     }
@@ -85,11 +88,65 @@ def test_long_recordings_are_never_decoded_whole(tmp_path, nano, window, sample,
 
     monkeypatch.setattr(soundfile.SoundFile, "read", measured_read)
     report = check_data(tmp_path / "train.jsonl", None, nano.tokeniser, window)
-    assert max(lengths) <= window.max_seconds([]) and len(lengths) == n
+    assert max(lengths) <= window.max_seconds([]) and sum(lengths) < 1.05 * n * period
     assert [c.text for c in report.train] == [SAID] * n
     first, third = (p.what for p in report.fatal)
     assert "cut it into sentences, or give the times" in first
     assert f"{n * count} words are timed, but the text has {count}" in third
+
+
+CAPTIONS = {
+    "Dr. Brown paid $12.50.": "Doctor Brown paid twelve dollars and fifty cents.",
+    "“Come in,” she said.": "Come in, she said.",
+    "The dog (a big one) slept.": "The dog, a big one, slept.",
+    "# Chapter One": "Chapter One",
+    "=5 birds": "equals five birds",
+}
+
+
+def test_captions_are_said_as_texts_are(tmp_path, nano, window, sample):
+    rows = [json.dumps(dict(audio=str(sample), text=text)) for text in CAPTIONS]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    clips = check_data(tmp_path / "train.jsonl", None, nano.tokeniser, window).train
+    assert [clip.written for clip in clips] == list(CAPTIONS)
+    assert [clip.text for clip in clips] == [prepare_text(text, nano.tokeniser).text for text in CAPTIONS]
+    assert [clip.ids for clip in clips] == [nano.tokeniser.encode(clip.text) for clip in clips]
+    assert [clip.text for clip in clips[:3]] == list(CAPTIONS.values())[:3]
+
+
+def test_options_of_captions(tmp_path, nano, window, sample, write_table):
+    table = write_table(tmp_path, (sample, "Bry met 日 on 3/4/2020."))
+
+    def check(**options):
+        report = check_data(table, None, nano.tokeniser, window, options=TextOptions(**options))
+        return [clip.text for clip in report.train], [str(problem) for problem in report.problems]
+
+    (american,), problems = check()
+    assert any("'日' can't be said" in problem for problem in problems)
+    (british,), _ = check(language="en-GB")
+    (named,), _ = check(lexicon={"Bry": "the man"})
+    assert "March" in american and "April" in british and named.startswith("the man met")
+    assert check(strict=True)[0] == [] and "日" in check(strict=True)[1][0]
+    assert check(spoken=False)[0] == ["Bry met on //."] or "2020" not in check(spoken=False)[0][0]
+
+
+def test_timed_words_are_counted_as_written_and_each_part_is_said(tmp_path, nano, window, sample):
+    speech, n = load_audio(sample), 3
+    pause = torch.zeros(round(.3 * speech.sample_rate))
+    Audio(torch.cat([speech.samples, pause]).repeat(n), speech.sample_rate).save(tmp_path / "long.wav")
+    period, written = speech.duration + .3, "Dr. Brown paid $12.50 at 5 p.m."
+    count = len(written.split())
+    word = speech.duration / count
+    words = [[k * period + i * word, k * period + (i + 1) * word] for k in range(n) for i in range(count)]
+    row = dict(audio="long.wav", text=" ".join([written] * n), words=words)
+    (tmp_path / "train.jsonl").write_text(json.dumps(row))
+    report = check_data(tmp_path / "train.jsonl", None, nano.tokeniser, window)
+    assert [clip.written for clip in report.train] == [written] * n, report
+    assert {clip.text for clip in report.train} == {prepare_text(written, nano.tokeniser).text}
+    assert all(len(clip.words) == count for clip in report.train)
+    (tmp_path / "train.jsonl").write_text(json.dumps(row | dict(words=[[t + 99, u + 99] for t, u in words])))
+    report = check_data(tmp_path / "train.jsonl", None, nano.tokeniser, window)
+    assert "the last word begins at" in report.fatal[0].what
 
 
 def test_spans_of_a_recording(tmp_path, nano, window, sample):
@@ -120,3 +177,22 @@ def test_clips_are_encoded_once_per_audio_and_model(tmp_path, nano, samples):
     changed = load_bundle("nano", device="cpu")
     next(changed.codec.parameters()).data.add_(.01)
     assert ClipEncoder(changed, tmp_path / "cache").model != encoder.model
+
+
+def test_training_levels_references_as_synthesis_does(nano, demo_corpus, tmp_path):
+    encoder, tts, x = ClipEncoder(nano, tmp_path), TTS(nano), demo_corpus.audio(0)
+    embedding = encoder.embed(x)
+    assert torch.equal(embedding, tts.voice(Audio(x, demo_corpus.sample_rate)).embedding)
+    for gain in (.01, .1, 10):
+        assert embedding @ encoder.embed(gain * x) > .999
+    voices = embed_voices(demo_corpus, nano.speaker_encoder, n=1, utterances=1)
+    assert torch.equal(voices[demo_corpus.utterances[0].voice][0], embedding)
+
+
+def test_cached_embeddings_depend_on_the_level(nano, tmp_path, monkeypatch):
+    manifest = nano.manifest | dict(defaults=nano.defaults | dict(reference_level=-24.))
+    other = Bundle(manifest, nano.location, nano.device, nano.dtype)
+    assert ClipEncoder(nano, tmp_path).model != ClipEncoder(other, tmp_path).model
+    before = ClipEncoder(nano, tmp_path).model
+    monkeypatch.setattr("metavoice.train.clips.REFERENCE_VERSION", 0)
+    assert ClipEncoder(nano, tmp_path).model != before

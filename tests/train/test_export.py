@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from metavoice.bundle.load import load_bundle
 from metavoice.bundle.write import write_random_bundle
 from metavoice.core.errors import BundleError
+from metavoice.train.export import write_adapter, write_merged
 from metavoice.train.publish import merge_adapter
 
 PROBE = torch.tensor([[[2100, 2561, 5, 1030, 7]]])
@@ -24,6 +26,19 @@ def logits(path, **options):
 def adapter(finetuned):
     "The folder of a run with the method lora."
     return finetuned("lora")[0].out
+
+
+@pytest.mark.parametrize("method", ["lora", "last"])
+def test_defaults_of_the_text_are_kept_if_they_differ(finetuned, random_model, tmp_path, method):
+    run, _ = finetuned("lora")
+    base = load_bundle(random_model, "cpu", "float32")
+    for changes, expected in (({}, {}), (dict(language="en-GB"), dict(language="en-GB")), (dict(spoken=False),) * 2):
+        config = replace(run.config, **dict(spoken=None, language=None) | changes)
+        if method == "lora":
+            write_adapter(tmp_path / "out", base, {}, name="x", config=config, voices={})
+        else:
+            write_merged(tmp_path / "out", base, {}, name="x", config=config, voices={})
+        assert load_bundle(tmp_path / "out", "cpu").defaults == base.defaults | expected
 
 
 def test_a_merged_adapter_computes_the_same(adapter, tmp_path):

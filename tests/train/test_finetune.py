@@ -1,4 +1,5 @@
 "Finetuning runs: the three methods, stopping and resuming, several processes, invalid input."
+import json
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from metavoice.bundle.load import load_bundle
 from metavoice.core.errors import MetaVoiceError, OptionError
 from metavoice.generate.tts import TTS
+from metavoice.text.spoken import TextOptions, prepare_text
 from metavoice.text.tokeniser import Tokeniser
 from metavoice.train.finetune import Finetuner
 from metavoice.train.plots import read_log
@@ -177,6 +179,45 @@ def test_new_language(tmp_path, settings):
     weights = [bundle.second.transformer.h[0].attn.c_attn.weight for bundle in (old, new)]
     assert not torch.equal(*weights)
     assert TTS(new).codes(["Größere Füße."], seed=0)[0][0].shape[0] == 8
+    assert new.defaults == old.defaults | dict(spoken=False)  # there are no rules for the language
+
+
+def test_captions_become_words_that_are_stored_with_the_run(tmp_path, settings, samples, write_table, monkeypatch):
+    rows = [(samples / "awb_1.ogg", "Dr. Bry paid $5 at 3 p.m."), (samples / "rms_2.ogg", "Nine boats came.")]
+    (tmp_path / "names.tsv").write_text("Bry\tthe man\n")
+    settings |= dict(val=None, hold_out=0.0, train=str(write_table(tmp_path, *rows)), samples=1)
+    settings |= dict(lexicon=str(tmp_path / "names.tsv"), out=str(tmp_path / "run"))
+    run = Finetuner(**settings)
+    run.prepare()
+    run.resolve_settings()
+    said = prepare_text(rows[0][1], run.bundle.tokeniser, TextOptions(lexicon={"Bry": "the man"})).text
+    clips = run.recordings.clips
+    assert (clips[0].text, clips[0].written) == (said, rows[0][1]) and "five dollars" in said and "the man" in said
+    assert run.recordings.train[0].text == run.bundle.tokeniser.encode(said)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (stored["spoken"], stored["language"], stored["sample_texts"]) == (True, "en", [rows[0][1]])
+    spoken = []
+    monkeypatch.setattr(TTS, "synthesise", lambda self, *args, **options: spoken.append((args[0], options)) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.generate_samples(run.bundle.first, 1)
+    assert spoken[0][0] == rows[0][1] and spoken[0][1].items() >= {("spoken", True), ("lexicon", settings["lexicon"])}
+
+    def resume(**changes):
+        again = Finetuner(resume=True, **settings | changes)
+        again.prepare()
+        assert not again.recordings.encoder.misses  # the codes don't depend on the words
+        again.resolve_settings()
+
+    resume()
+    with pytest.raises(OptionError, match="has spoken True, not False"):
+        resume(spoken=False)
+    with pytest.raises(OptionError, match="has language 'en', not 'en-GB'"):
+        resume(language="en-GB")
+    (tmp_path / "names.tsv").write_text("Bry\tthe woman\n")
+    with pytest.raises(OptionError, match="other recordings or words"):
+        resume()
+    (tmp_path / "other.tsv").write_text("Bry\tthe man\n")
+    resume(lexicon=str(tmp_path / "other.tsv"))
 
 
 def test_samples_and_losses_are_reported_to_tensorboard(spoken_run):
@@ -212,7 +253,9 @@ def test_a_run_with_other_settings_is_not_resumed(finetuned, settings, finetune_
     [
         (dict(train=""), "nothing to learn from"),
         (dict(last_blocks=9), "has 5 blocks"),
-        (dict(sample_texts=["日本"]), "outside the tokeniser"),
+        (dict(sample_texts=["日本"]), "nothing to say"),
+        (dict(language="tlh"), "language 'tlh'"),
+        (dict(lexicon="nowhere.tsv"), "nowhere.tsv"),
         (dict(tokeniser="nowhere.json"), "can't read the tokeniser"),
         (dict(model="nobody"), "there is no model"),
     ],
@@ -221,3 +264,12 @@ def test_invalid_settings_are_reported_before_training(tmp_path, settings, wrong
     with pytest.raises(MetaVoiceError, match=message):
         Finetuner(out=str(tmp_path / "run"), **settings | wrong).run()
     assert not (tmp_path / "run" / "first" / "state.pt").exists()
+
+
+@pytest.mark.parametrize("name", ["file", "x" * 300, "a\0b", "file/run"])
+def test_folders_that_cannot_hold_a_run(tmp_path, settings, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(MetaVoiceError, match="folder of a run|can't write to"):
+        run = Finetuner(out=str(tmp_path / name), **settings)
+        run.prepare()
+        run.resolve_settings()

@@ -88,7 +88,7 @@ def test_settings_reach_the_model(app, tts, monkeypatch):
 @pytest.mark.parametrize("text,voice,words", [
     ("", "rms", "the text is empty"),
     ("…", "rms", "nothing to say"),
-    ("I smile 😀.", "rms", "😀"),
+    ("😀!", "rms", "😀"),
     ("The dog slept.", ADD_VOICE, "there is no voice yet"),
 ])
 def test_bad_input_is_explained(app, text, voice, words):

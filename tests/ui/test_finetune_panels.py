@@ -47,10 +47,10 @@ def test_removing_a_recording_removes_its_files(panel, recordings):
 
 
 @pytest.mark.parametrize("name,data,words", [
-    ("a.wav", b"nothing", "in no supported format"),
+    ("a.wav", b"nothing", "isn't audio"),
     ("a.wav", b"", "empty"),
     ("a.txt", b"\xff\xfe\x00", "isn't UTF-8"),
-    ("a.exe", b"MZ", "in no supported format"),
+    ("a.exe", b"MZ", "isn't audio"),
 ])
 def test_bad_files_are_explained_and_not_kept(panel, name, data, words):
     panel.receive(name, data)
@@ -73,3 +73,9 @@ def test_method_settings():
 def test_charts_of_few_points():
     assert draw_loss_chart([]) == "" and draw_loss_chart([dict(step=0, held_out_audio=3.)]).count("<circle") == 1
     assert "nan" not in draw_loss_chart([dict(step=1, loss=2.), dict(step=2, loss=2.)])
+
+
+def test_a_recording_with_an_unknown_ending_is_found_by_the_training(panel, recordings):
+    panel.receive("note.dat", recordings[0][1])
+    assert [path.name for path in panel.folder.iterdir()] == ["note.dat.wav"]
+    assert list(panel.rows) == ["note.dat"]

@@ -24,6 +24,8 @@ def test_text_panel_describes_the_text(tts):
     assert f"in {segments} segments" in panel.about.text and panel.about.kind == ""
     panel.field.value = "日本"
     assert panel.about.kind == "bad"
+    panel.field.value = "It cost $5 in 日本."
+    assert panel.about.kind == "note" and "日 本" in panel.about.text and "1 segment" in panel.about.text
     panel.field.value = "  "
     assert "Any length" in panel.about.text
 
@@ -45,9 +47,13 @@ def test_settings_are_options_of_synthesis(tts):
     panel.top_k.value, panel.sliders["prompt_guidance"].value, panel.new_seed.value = 40, 1.5, False
     value = panel.value
     assert (value["top_k"], value["prompt_guidance"], value["seed"]) == (40, 1.5, panel.seed.value)
+    assert "spoken" not in value
+    panel.as_written.value = True
+    value = panel.value
+    assert value["spoken"] is False
     other = SettingsPanel(tts)
     other.restore(value)
-    assert other.value == value
+    assert other.value == value and other.as_written.value
 
 
 # voices
@@ -97,3 +103,14 @@ def test_an_upload_over_the_limit_is_dropped_before_it_is_stored(send):
     send(upload, "a.wav", b"x"*1001)
     upload.receive(upload, dict(id=2, name="b.wav", size=10, at=0), [memoryview(b"x"*2000)])
     assert not got and not upload.pending_uploads
+
+
+def test_faults_of_an_upload_are_shown(tts, slt):
+    panel = VoicePanel(tts)
+    panel.receive("quiet.flac", Audio(10**-1.6 * slt.samples, slt.sample_rate).to_bytes("flac"))
+    assert panel.choice.value == "quiet" and panel.notice.kind == "note"
+    assert "very quiet" in panel.notice.text and "closer to the microphone" in panel.notice.text
+    panel.choice.value = "rms"
+    assert not panel.notice.text
+    panel.choice.value = "quiet"
+    assert "very quiet" in panel.notice.text

@@ -1,0 +1,40 @@
+"A tiny model with random weights, which speaks noise as fast as possible, with nano's tokeniser."
+
+import torch
+
+from metavoice.bundle.load import load_bundle
+from metavoice.bundle.write import write_bundle
+from metavoice.core.layout import TokenLayout
+from metavoice.generate.voice import Voice
+from metavoice.models.gpt import GPT, GPTConfig
+from metavoice.models.nano_codec import NanoCodec, NanoCodecConfig
+from metavoice.models.speaker_encoder import SpeakerEncoder
+
+CODES, HOP = 64, 4800  # of a codebook; samples in a frame: five frames a second
+
+
+def write_tiny_bundle(folder):
+    "Write the model; it has nano's defaults, a single take, and a voice of its own."
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        nano = load_bundle("nano", device="cpu")
+        layout = TokenLayout(CODES, len(nano.tokeniser.mergeable_ranks))
+        shape = dict(n_layer=1, n_head=2, n_embd=16, block_size=1024, swiglu_multiple_of=16)
+        first = GPT(GPTConfig(**shape, vocab_sizes=[layout.first_vocab])).eval()
+        vocab = [layout.second_vocab, CODES + 1]
+        second = GPT(GPTConfig(**shape, vocab_sizes=vocab, target_vocab_sizes=[CODES + 1] * 6, causal=False)).eval()
+        with torch.no_grad():  # the first channel is always large, and the end of audio listens to it
+            first.transformer.wpe.weight[:, 0] = 5
+            first.transformer.wtes[0].weight[layout.end_of_audio] = 0
+            first.transformer.wtes[0].weight[layout.end_of_audio, 0] = 0.7
+        sizes = dict(width=16, hidden=16, encoder_blocks=1, decoder_blocks=2, latent_dim=8, codebook_size=CODES)
+        codec = NanoCodec(NanoCodecConfig(n_fft=2 * HOP, hop=HOP, **sizes)).eval()
+        torch.nn.init.normal_(codec.quantiser.codebooks)
+        voice = Voice(torch.nn.functional.normalize(torch.randn(256), dim=-1), "tiny")
+        voice_file = voice.save(folder.with_name("tiny.safetensors"))
+        options = {k: v for k, v in nano.defaults.items() if k not in ("mbd", "takes", "vocoder")}
+        parts = dict(tokeniser=nano.tokeniser, first=first, second=second, codec=codec, speaker_encoder=SpeakerEncoder())
+        return write_bundle(
+            folder, name="tiny", **parts, defaults=options, voices=dict(tiny=(voice_file, "random")),
+            minimum_reference=1, dtype="float32",
+        )
