@@ -19,15 +19,17 @@ import time
 import traceback
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from unittest import mock
 
 import media
 import torch
 from scribble import Scribbler
 from tiny import write_tiny_bundle
 
-from metavoice.cli.main import main as run_command
+from metavoice.cli import commands
 from metavoice.core.errors import AudioError, TextError
 from metavoice.generate.segments import encode_segment, max_segment_tokens, prepare_texts, split_prepared
 from metavoice.generate.tts import TTS
@@ -36,9 +38,10 @@ from metavoice.text.markup import read_blocks
 from metavoice.text.spoken import TextOptions, say_block
 from metavoice.text.symbols import EMOJI
 
+SOUNDS = re.compile("[LN].|S[mco]").fullmatch  # categories of characters that are said or named
 MOST_SECONDS = 1.0  # of processor time to turn a text into segments
 HANG = 300  # seconds after which one input counts as a hang: the program ends with all stacks
-QUIET = set("¹²³⁰⁴⁵⁶⁷⁸⁹")  # numbers of notes are left out on purpose
+QUIET = set("¹²³⁰⁴⁵⁶⁷⁸⁹⁺⁻<>|~^⁄→←↑↓⇒⇐⟶∗∙−＜＞｜～￫￩￪￬¦®℠™■□▪○●◦➔➜➡￤￭￮ªʼˈͺﾞﾟ")  # numbers of notes, bullets, arrows
 
 
 class Report:
@@ -46,6 +49,7 @@ class Report:
 
     def __init__(self):
         self.outcomes, self.slowest, self.faults, self.notes = Counter(), {}, [], {}
+        self.inputs, self.shown = 0, time.perf_counter()
 
     @contextlib.contextmanager
     def trying(self, way, n, value):
@@ -55,14 +59,18 @@ class Report:
         try:
             yield
         except Exception as e:
-            where = traceback.extract_tb(e.__traceback__)[-1]
-            self.fault(way, n, f"{type(e).__name__}: {e}"[:300] + f" ({Path(where.filename).name}:{where.lineno})", value)
+            at = traceback.extract_tb(e.__traceback__)[-1]
+            self.fault(way, n, f"{type(e).__name__}: {e}"[:300] + f" ({Path(at.filename).name}:{at.lineno})", value)
         finally:
             faulthandler.cancel_dump_traceback_later()
             self.took(way, n, time.perf_counter() - start, value)
 
     def took(self, way, n, seconds, value):
-        "Remember the slowest input."
+        "Remember the slowest input, and log how far it is once a minute."
+        self.inputs += 1
+        if time.perf_counter() - self.shown > 60:
+            self.shown = time.perf_counter()
+            logging.getLogger("fuzz").warning("%d inputs: %s", self.inputs, dict(self.outcomes))
         if seconds > self.slowest.get(way, (0,))[0]:
             self.slowest[way] = round(seconds, 2), n, repr(value)[:80]
 
@@ -70,6 +78,7 @@ class Report:
         "Add a fault."
         self.outcomes[f"{way}: fault"] += 1
         self.faults.append(dict(way=way, n=n, problem=problem, input=repr(value)[:2500]))
+        logging.getLogger("fuzz").warning(json.dumps(self.faults[-1]))
 
     def figures(self):
         "All but the faults."
@@ -123,11 +132,12 @@ class HashableTokeniser:
 
 def lost_characters(text, prepared, tokeniser):
     "Letters, digits and symbols of a text that are neither said nor named, markup and emoji aside."
-    spoken, named, lost = text.options.get("spoken", True), set(prepared.left_out), []
+    spoken, left_out, lost = text.options.get("spoken", True), "".join(prepared.left_out), []
+    named = set(left_out + unicodedata.normalize("NFKD", left_out))
     visible = EMOJI.sub("", unicodedata.normalize("NFC", "".join(block.text for block in read_blocks(text.text))))
-    for character in sorted({c for c in visible if unicodedata.category(c)[0] in "LNS"} - QUIET - named):
+    for character in sorted({c for c in visible if SOUNDS(unicodedata.category(c))} - QUIET - named):
         said, unknown = said_alone(tokeniser, character, spoken)
-        if named.intersection(unknown) or any(c.isalnum() for c in said):
+        if named.intersection(unicodedata.normalize("NFKD", "".join(unknown))) or any(c.isalnum() for c in said):
             continue
         lost.append(character)
     return lost
@@ -177,12 +187,12 @@ def find_problem(text, bundle, tokeniser):
     return str(found) if found else None, "said, some left out" if prepared.left_out else "said", parts
 
 
-def shorten(text, is_bad):
-    "Remove parts of a string while it stays bad."
-    size = max(1, len(text) // 2)
+def shorten(text, is_bad, seconds=10):
+    "Remove parts of a string while it stays bad, for some seconds."
+    size, end = max(1, len(text) // 2), time.perf_counter() + seconds
     while size:
         at = 0
-        while at < len(text):
+        while at < len(text) and time.perf_counter() < end:
             shorter = text[:at] + text[at + size :]
             if shorter and is_bad(shorter):
                 text = shorter
@@ -194,8 +204,6 @@ def shorten(text, is_bad):
 
 def shorten_text(text, bundle, tokeniser, problem):
     "Return a short string with the same kind of problem."
-    from dataclasses import replace
-
     kind = problem.split(":")[0]
     if "slow" in kind:
         return text.text
@@ -208,7 +216,7 @@ def shorten_text(text, bundle, tokeniser, problem):
             found = type(e).__name__
         return bool(found) and found.split(":")[0] == kind
 
-    return shorten(text.text[:3000], is_bad) if len(text.text) < 3000 else text.text
+    return shorten(text.text, is_bad)
 
 
 # library
@@ -218,13 +226,13 @@ def fuzz_library_texts(texts, tts, report, every=1, stream_every=4):
     "Prepare all texts; speak every so many whole, of these every so many streamed too."
     tokeniser = HashableTokeniser(tts.bundle.tokeniser)
     for n, text in enumerate(texts):
-        parts = []
+        parts = problem = None
         with report.trying("library", n, (text.text, text.options)):
             problem, outcome, parts = find_problem(text, tts.bundle, tokeniser)
             report.outcomes[f"library: {outcome}"] += 1
-            if problem:
-                short = shorten_text(text, tts.bundle, tokeniser, problem)
-                report.fault("library", n, problem, (text.kind, text.options, short))
+        if problem:
+            short = shorten_text(text, tts.bundle, tokeniser, problem)
+            report.fault("library", n, problem, (text.kind, text.options, short))
         if parts and n % every == 0:
             with report.trying("library, whole", n, text.text):
                 options = dict(seed=n, denoise=False, **text.options)
@@ -266,13 +274,27 @@ def fuzz_library_files(files, tts, report, warnings):
 # command
 
 
+@contextlib.contextmanager
+def native_errors():
+    "Give a file with what C libraries write to standard error."
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield file
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+
+
 def call_command(argv, stdin=b""):
-    "Run a command in this process; return its exit code and what it wrote."
+    "Run a command in this process; return its exit code and what it wrote, that of C libraries aside."
     out, err, real = io.StringIO(), io.StringIO(), sys.stdin
     sys.stdin = io.TextIOWrapper(io.BytesIO(stdin))
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run_command([str(a) for a in argv])
+            code = commands.main([str(a) for a in argv])
     finally:
         sys.stdin = real
     return code, out.getvalue(), err.getvalue()
@@ -293,8 +315,19 @@ def check_command(argv, output, stdin=b""):
     return {0: "spoken", 2: "refused"}[code] + (" with a warning" if len(lines) > (code == 2) else "")
 
 
-def fuzz_command_texts(texts, bundle, folder, report):
-    "Speak texts as arguments, files and standard input."
+make_parser_once = lru_cache(commands.make_parser)
+
+
+@contextlib.contextmanager
+def kept(tts):
+    "Let commands use a parser and a model that are there already, as both take longer than a short text."
+    with mock.patch.object(commands, "make_parser", make_parser_once):
+        with mock.patch.object(TTS, "from_pretrained", lambda *args, **options: tts):
+            yield
+
+
+def fuzz_command_texts(texts, tts, bundle, folder, report):
+    "Speak texts as arguments, files and standard input; every tenth command loads the model."
     output, written = folder / "a.wav", folder / "text.txt"
     flags = dict(spoken="--as-written", emoji="--emoji", strict="--strict")
     for n, text in enumerate(texts):
@@ -302,10 +335,10 @@ def fuzz_command_texts(texts, bundle, folder, report):
         argv += [part for k, v in text.options.items() for part in ([flags[k]] if k in flags else [f"--{k}", v])]
         argv += ["--stream"] * (n % 8 == 7)
         written.write_bytes(text.text.encode())
-        source = {0: ["-"], 1: [f"@{written}"]}.get(n % 4, [f"--voice={'tiny'}", f"{text.text}"])
+        source = {0: ["-"], 1: [f"@{written}"]}.get(n % 4, ["--voice=tiny", text.text])
         if n % 4 > 1 and text.text.startswith(("-", "@")):
             source = [" " + text.text]
-        with report.trying("command", n, (text.text, argv[7:])):
+        with report.trying("command", n, (text.text, argv[7:])), kept(tts) if n % 10 else contextlib.nullcontext():
             report.outcomes[f"command: {check_command([*argv, *source], output, text.text.encode())}"] += 1
 
 
@@ -317,7 +350,12 @@ def fuzz_command_files(files, bundle, folder, report):
         path.write_bytes(data)
         argv = ["synthesise", "Hello there.", "--model", bundle, "--no-denoise", "--seed", n, "--voice", path]
         with report.trying("command, file", n, (name, mutation, path.name, len(data))):
-            report.outcomes[f"command: file, {check_command(argv, folder / 'a.wav')}"] += 1
+            with native_errors() as native:
+                outcome = check_command(argv, folder / "a.wav")
+                report.outcomes[f"command: file, {outcome}"] += 1
+                native.seek(0)
+                if line := native.read().decode(errors="replace").split("\n")[0]:
+                    report.notes.setdefault("lines of C libraries", Counter())[f"{name}: {line[:30]}"] += 1
         path.unlink()
 
 
@@ -439,7 +477,7 @@ def fuzz(texts, files, seed=1, ways=WAYS, every=1, with_ffmpeg=True, longest=200
             fuzz_library_texts(texts, tts, report, every)
             fuzz_library_files(mutants, tts, report, warnings)
         if "command" in ways:
-            fuzz_command_texts(texts, bundle, folder, report)
+            fuzz_command_texts(texts, tts, bundle, folder, report)
             fuzz_command_files(mutants, bundle, folder, report)
         if "server" in ways:
             fuzz_server(texts, mutants, tts, folder, report)
@@ -456,6 +494,7 @@ def main():
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+    logging.getLogger("fuzz").addHandler(logging.StreamHandler())
     report = fuzz(args.texts, args.files, args.seed, args.ways, args.every)
     print(json.dumps(report.figures(), indent=1, default=str))
     for fault in report.faults:

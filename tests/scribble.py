@@ -21,8 +21,8 @@ SENTENCES = (
 MARKUP = (
     "**bold**", "_it_", "# Title", "\n## Two\n", "\n- item\n- item\n", "\n1. one\n2. two\n", "[link](https://a.b/c(d))",
     "![](x.png)", "`code()`", "\n```py\nx = 1\n```\n", "|a|b|\n|-|-|\n|1|2|\n", "<b>bold</b>", "<br/>", "<!-- no -->",
-    "&amp;lt;", "&#x1F600;", "&#0;", "\n> quote\n", "[^1]", "[1]", "\n---\n", "~~gone~~", "\n[a]: http://b\n", "<script>x",
-    "$$x^2$$", "\\*", "***", "](", "[[", "```", "<", "&nbsp;", "\n\n",
+    "&amp;lt;", "&#x1F600;", "&#0;", "\n> quote\n", "[^1]", "[1]", "\n---\n", "~~gone~~", "\n[a]: http://b\n",
+    "<script>x", "$$x^2$$", "\\*", "***", "](", "[[", "```", "<", "&nbsp;", "\n\n",
 )  # fmt: skip
 PAUSES = ("[pause 0.5s]", "[pause]", "[pause 300 ms]", "[pause: 2]", "\n[pause 1s]\n", "[PAUSE 1,5 s]")
 BAD_PAUSES = ("[pause 99s]", "[pause 1.2.3]", "[pause -1s]", "[pause 5x]")
@@ -73,7 +73,7 @@ class Text:
 class Scribbler:
     "Draws texts."
 
-    kinds = ("noise", "words", "figures", "prose", "long word")
+    kinds = ("noise", "words", "figures", "prose", "words", "noise", "figures", "prose", "long word")
 
     def __init__(self, seed):
         self.draw = random.Random(seed)
@@ -174,6 +174,6 @@ class Scribbler:
     def texts(self, count, longest=2000):
         "Yield texts of 1 to `longest` characters, short ones more often."
         for n in range(count):
-            kind, length = self.kinds[n % len(self.kinds)], round(longest ** self.draw.random())
+            kind, length = self.kinds[n % len(self.kinds)], round(longest ** (self.draw.random() ** 1.8))
             text, words = self.make(kind, length)
             yield Text(text, kind, self.options(), words, kind == "figures")

@@ -140,7 +140,7 @@ def test_public_names_are_lazy():
 
 def test_help_needs_no_torch():
     python(
-        "import sys; sys.argv = ['metavoice', '--help']; from metavoice.cli.main import main\n"
+        "import sys; sys.argv = ['metavoice', '--help']; from metavoice.cli import main\n"
         "try: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
         "assert 'torch' not in sys.modules, 'help needs no torch'"
     )

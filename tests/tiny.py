@@ -10,7 +10,8 @@ from metavoice.models.gpt import GPT, GPTConfig
 from metavoice.models.nano_codec import NanoCodec, NanoCodecConfig
 from metavoice.models.speaker_encoder import SpeakerEncoder
 
-CODES, HOP = 64, 4800  # of a codebook; samples in a frame: five frames a second
+CODES = 64  # of a codebook
+RATE, HOP = 8000, 1600  # Hz; samples in a frame: five frames a second
 
 
 def write_tiny_bundle(folder):
@@ -28,13 +29,13 @@ def write_tiny_bundle(folder):
             first.transformer.wtes[0].weight[layout.end_of_audio] = 0
             first.transformer.wtes[0].weight[layout.end_of_audio, 0] = 0.7
         sizes = dict(width=16, hidden=16, encoder_blocks=1, decoder_blocks=2, latent_dim=8, codebook_size=CODES)
-        codec = NanoCodec(NanoCodecConfig(n_fft=2 * HOP, hop=HOP, **sizes)).eval()
+        codec = NanoCodec(NanoCodecConfig(sample_rate=RATE, n_fft=2 * HOP, hop=HOP, **sizes)).eval()
         torch.nn.init.normal_(codec.quantiser.codebooks)
         voice = Voice(torch.nn.functional.normalize(torch.randn(256), dim=-1), "tiny")
         voice_file = voice.save(folder.with_name("tiny.safetensors"))
         options = {k: v for k, v in nano.defaults.items() if k not in ("mbd", "takes", "vocoder")}
-        parts = dict(tokeniser=nano.tokeniser, first=first, second=second, codec=codec, speaker_encoder=SpeakerEncoder())
+        parts = dict(tokeniser=nano.tokeniser, first=first, second=second, codec=codec)
         return write_bundle(
-            folder, name="tiny", **parts, defaults=options, voices=dict(tiny=(voice_file, "random")),
-            minimum_reference=1, dtype="float32",
+            folder, name="tiny", **parts, speaker_encoder=SpeakerEncoder(), defaults=options,
+            voices=dict(tiny=(voice_file, "random")), minimum_reference=1, dtype="float32",
         )

@@ -16,7 +16,7 @@ __all__ = ['UNKNOWN_LENGTH', 'TRUNCATED', 'UNFINISHED', 'UNINDEXED', 'MAX_CHUNKS
            'find_mpeg_frames', 'FileView', 'inspect_wav', 'inspect_ogg', 'inspect_aiff', 'inspect_au', 'inspect_mp4',
            'Container', 'skip_tags', 'inspect_file']
 
-# %% ../../nbs/audio/02_containers.ipynb #c69e782e
+# %% ../../nbs/audio/02_containers.ipynb #a59f17ab
 KINDS = dict(
     wav='wav',
     flac='flac',
@@ -44,12 +44,12 @@ KINDS = dict(
     musepack='Musepack',
     realmedia='RealMedia',
     dsf='dsf',
-)  # kind → its name for people
+)  # kind → display name
 
 READABLE_SUFFIXES = (
     *('.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.aiff', '.aif', '.m4a', '.aac', '.webm', '.amr', '.wma'),
     *('.mp4', '.mov', '.mkv', '.mka', '.3gp', '.caf', '.au', '.w64', '.ac3', '.wv', '.avi'),
-)  # endings of files that folders are searched for, and that file pickers offer
+)  # file endings, for searches in folders and for file dialogs
 
 SOUNDFILE_KINDS = ('wav', 'flac', 'ogg', 'mp3', 'aiff', 'au', 'voc', 'sphere', 'w64', 'caf')  # read by libsndfile
 
@@ -97,7 +97,7 @@ def detect_container(
         return 'mpegts'
     return None
 
-# %% ../../nbs/audio/02_containers.ipynb #943d62cf
+# %% ../../nbs/audio/02_containers.ipynb #084b3374
 _BITRATES = {
     (3, 3): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (3, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -106,7 +106,7 @@ _BITRATES = {
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }  # (version, layer) as coded in a header → kbit/s
 
-_SEARCHED_BYTES = 65536  # in which the first MPEG frame is looked for
+_SEARCHED_BYTES = 65536  # searched for the first MPEG frame
 
 
 def mpeg_frame_length(
@@ -139,7 +139,7 @@ def find_mpeg_frames(
         at = data.find(b'\xff', at + 1)
     return None
 
-# %% ../../nbs/audio/02_containers.ipynb #c6beb18c
+# %% ../../nbs/audio/02_containers.ipynb #e79a7511
 class FileView(io.RawIOBase):
     "A readable part of a binary file, from a position to its end, with some bytes replaced."
 
@@ -151,7 +151,7 @@ class FileView(io.RawIOBase):
     ):
         self.file, self.start, self.patches, self.at = file, start, patches or {}, 0
         self.size = max(0, file.seek(0, os.SEEK_END) - start)
-        self.budget = 64 * self.size + 256_000_000  # bytes to read
+        self.budget = 64 * self.size + 256_000_000  # bytes that may be read; each call costs 1,000 more
 
     def readable(self) -> bool:
         "Return True: the view can be read."
@@ -188,11 +188,11 @@ class FileView(io.RawIOBase):
         self.budget -= len(data)
         return len(data)
 
-# %% ../../nbs/audio/02_containers.ipynb #3e70a19b
-UNKNOWN_LENGTH = 0x7FFFFFFF - 65536  # bytes; sizes from here on in a wav header mean that it isn't known
+# %% ../../nbs/audio/02_containers.ipynb #72d97a72
+UNKNOWN_LENGTH = 0x7FFFFFFF - 65536  # bytes; in a wav header, this or more means that the length is unknown
 TRUNCATED, UNFINISHED = "it is truncated", "its header gives no length"
 UNINDEXED = "the recording was never finished, its index (moov box) is missing; record or save it again"
-MAX_CHUNKS = 10_000  # of a file; more are no sound file
+MAX_CHUNKS = 10_000  # of a file; the rest isn't searched
 
 _CHUNK_NAME = re.compile(rb'[A-Za-z][A-Za-z0-9 ]{3}')
 
@@ -206,7 +206,7 @@ def inspect_wav(
     file,  # a seekable binary file
     start: int = 0,  # of the wav in it
 ) -> tuple:  # problem or None, patches
-    "Return what is wrong with a wav file (Microsoft's RIFF layout; RF64, EBU 3306), and what mends its header."
+    "Return what is wrong with a wav file (Microsoft's RIFF layout; RF64, EBU 3306), and how to correct its header."
     size = file.seek(0, os.SEEK_END)
     file.seek(start)
     order = '>' if file.read(12)[:4] == b'RIFX' else '<'
@@ -306,7 +306,7 @@ def inspect_mp4(
         return UNINDEXED
     return TRUNCATED if at > size else None
 
-# %% ../../nbs/audio/02_containers.ipynb #08d350b0
+# %% ../../nbs/audio/02_containers.ipynb #6c8bb12d
 @dataclass
 class Container:
     "What a file is, and what is wrong with it."
@@ -318,7 +318,7 @@ class Container:
 
     @property
     def name(self) -> str:
-        "The kind, for people."
+        "The display name of the kind."
         return KINDS.get(self.kind, 'unknown')
 
 

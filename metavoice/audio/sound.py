@@ -25,14 +25,14 @@ from ..core.files import atomic_write
 # %% auto #0
 __all__ = ['MAX_NAME', 'clean_name', 'open_audio', 'Audio', 'load_audio', 'audio_duration', 'load_span']
 
-# %% ../../nbs/audio/05_sound.ipynb #b72f9dab
-MAX_NAME = 120  # characters of a stranger's file name in messages
+# %% ../../nbs/audio/05_sound.ipynb #dbc75a24
+MAX_NAME = 120  # characters of an uploaded file's name in messages
 
 
 def clean_name(
     name: str,  # of a file
 ) -> str:
-    "Return a name that fits into one line of a log: what can't be printed becomes a question mark."
+    "Return a name that fits into one line of a log: characters that can't be printed become question marks."
     return ''.join(c if c.isprintable() else '?' for c in name)
 
 
@@ -51,7 +51,7 @@ def _open_path(path):
 @contextmanager
 def open_audio(
     source,  # a path, the bytes of a file, or a binary file open for reading
-    name: str | None = None,  # of the file, for messages, as a stranger may have given it; None: its path
+    name: str | None = None,  # of the file, for messages, possibly untrusted; None: its path
 ):  # (a seekable binary file, its name for messages)
     "Open a source of audio; raises `AudioError` if it can't be opened or is empty."
     if isinstance(source, (str, os.PathLike)):
@@ -184,11 +184,11 @@ def _repr_html_(self: Audio) -> str:
     figure.savefig(picture, format='png')
     return html + _html_tag('<br><img', 'image/png', picture.getvalue(), '>')
 
-# %% ../../nbs/audio/05_sound.ipynb #d7ac23f5
+# %% ../../nbs/audio/05_sound.ipynb #e0438b25
 def load_audio(
     source,  # a path, the bytes of a file, or a binary file open for reading
     sample_rate: int | None = None,  # Hz to resample to; None: the file's own
-    limits: AudioLimits | None = None,  # for a file from a stranger
+    limits: AudioLimits | None = None,  # for an untrusted file
     name: str | None = None,  # of the file, for messages; None: its path
 ) -> Audio:
     """Load a file as mono, as far as it goes; logs a warning if it is incomplete.

@@ -40,7 +40,7 @@ def atomic_write(
         Path(temporary).unlink(missing_ok=True)
         raise
 
-# %% ../../nbs/core/03_files.ipynb #e5d1842c
+# %% ../../nbs/core/03_files.ipynb #ce3df742
 def cache_dir() -> Path:
     "Return the folder of caches, `$METAVOICE_CACHE` or the platform's; it isn't created here."
     from platformdirs import user_cache_path
@@ -52,7 +52,7 @@ def content_key(*parts: bytes | str) -> str:  # 32 hexadecimal digits
     "Return a key that changes with any byte of any part (BLAKE2b)."
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        part = part.encode() if isinstance(part, str) else part
+        part = part.encode('utf-8', 'surrogatepass') if isinstance(part, str) else part
         digest.update(len(part).to_bytes(8, 'little') + part)
     return digest.hexdigest()
 

@@ -238,10 +238,11 @@ def save_config(
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(asdict(config) | more, indent=1, ensure_ascii=False), encoding='utf-8')
 
-# %% ../../nbs/core/04_settings.ipynb #f49c59bd
+# %% ../../nbs/core/04_settings.ipynb #204ebe72
 _FIELD = re.compile(r"((?:^    # .*\n)*)^    (\w+): .*?(?:  # (.*))?$", re.MULTILINE)
 
 
+@functools.cache
 def field_comments(
     cls,  # a dataclass in a file, with a comment at each field
 ) -> dict:  # name → comment

@@ -38,7 +38,7 @@ def detect_encoding(data: bytes) -> tuple:  # encoding, length of the byte order
         return 'utf-16-be', 0
     return 'utf-8', 0
 
-# %% ../../nbs/core/06_tables.ipynb #caca9839
+# %% ../../nbs/core/06_tables.ipynb #315d0d0f
 def decode_text(
     data: bytes,  # content of a text file
 ) -> str:
@@ -58,7 +58,10 @@ def decode_text(
         raise TextError(f"line {line} isn't UTF-8: byte 0x{byte:02X} is {what}; save it as UTF-8") from None
 
 
-def read_text(path: Path) -> str:
+def read_text(
+    path: Path,
+    name: str | None = None,  # of the file in messages; its path if None
+) -> str:
     "Return the content of a text file; raises `OptionError` if it can't be read."
     try:
         return decode_text(Path(path).read_bytes())
@@ -66,7 +69,7 @@ def read_text(path: Path) -> str:
         reason = str(e)
     except (OSError, ValueError) as e:
         reason = getattr(e, 'strerror', None) or str(e)
-    raise OptionError(f"can't read {path}: {reason}")
+    raise OptionError(f"can't read {name or path}: {reason}")
 
 # %% ../../nbs/core/06_tables.ipynb #c83454ad
 def unify_line_ends(text: str) -> str:
@@ -163,13 +166,13 @@ class QuotedRowReader:
             return self.delimiter not in self.text[opening:close]
         return not (self.is_row and any(map(self.is_row, self.text[self.line_end + 1 : close].split('\n'))))
 
-# %% ../../nbs/core/06_tables.ipynb #58bbe30e
+# %% ../../nbs/core/06_tables.ipynb #9517f97c
 def parse_delimited(
     text: str,
     delimiter: str,  # one character
     is_row: Callable | None = None,  # line → whether it looks like a row, so that no quoted cell contains it
 ) -> list:  # of (number of the first line, cells or what is wrong with the row)
-    "Return the rows of a table that aren't empty, in a time linear in its length."
+    "Return the rows of a table without empty ones, in linear time."
     text = unify_line_ends(text)
     rows, at, line, reader = [], 0, 1, QuotedRowReader(text, delimiter, is_row)
     while at < len(text):

@@ -39,11 +39,11 @@ def frame_limits(
     most = max(1, min(math.ceil(most * rate), bundle.second.config.block_size - len(segment.ids)))
     return min(math.ceil(least * rate), most), most
 
-# %% ../../nbs/generate/05_codes.ipynb #f51e9460
+# %% ../../nbs/generate/05_codes.ipynb #695262a9
 logger = logging.getLogger(__name__)
 
 TAKE_ATTEMPTS, MAX_ATTEMPTS = 3, 10
-TRIED_SECONDS = 20.0  # of speech at most in the attempts of one segment, if they are more than three
+TRIED_SECONDS = 20.0  # of speech at most in all attempts of a segment with more than three
 HELD_SECONDS = 2.5  # a stream holds shorter texts until they have ended
 
 
@@ -54,7 +54,7 @@ class Generation:
         self,
         bundle: Bundle,
         segment: Segment,
-        given: float = math.inf,  # frames that a stream gives out first; inf: nothing before the end
+        given: float = math.inf,  # frames in the first part of a stream; inf: nothing is returned before the end
     ):
         self.bundle, self.segment = bundle, segment
         self.attempt, self.too_short, self.before = 0, 0, None  # attempts before, those too short, tokens of the last

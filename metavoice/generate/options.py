@@ -123,7 +123,7 @@ def make_text_options(**options) -> TextOptions:
 
     return TextOptions(**options)
 
-# %% ../../nbs/generate/00_options.ipynb #a623dcd7
+# %% ../../nbs/generate/00_options.ipynb #e8c2da8a
 VOCODERS = ('mbd', 'codec')
 
 PER_TEXT = ('voice', 'seed', 'guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature', 'takes', 'language')
@@ -148,9 +148,9 @@ class SpeechOptions(TypedSettings):
     constrain: Annotated[bool, NO_FLAG] | None = None  # draw only tokens of the codebook whose turn it is
     spoken: Annotated[bool, NO_FLAG] | None = None  # say numbers, abbreviations and symbols in words; no: as written
     language: str | None = None  # how numbers and dates are said: en or en-US, en-GB, or a registered language
-    lexicon: Any = None  # how to say certain words: a .tsv file of lines with a word, a tab and how it is said
-    emoji: bool = False  # name emoji, which are left out otherwise
-    strict: bool = False  # refuse a text with a character that no rule can say, which is left out otherwise
+    lexicon: Any = None  # pronunciations: a .tsv file, on each line a word, a tab and how it is said
+    emoji: bool = False  # say the names of emoji; by default they are left out
+    strict: bool = False  # refuse a text with a character that can't be said; by default it is left out
 
     def given(self) -> dict:
         "Return the fields that differ from their defaults, as keyword arguments."

@@ -63,7 +63,7 @@ class TTS:
     def __repr__(self):
         return f"TTS({self.bundle!r})"
 
-# %% ../../nbs/generate/09_tts.ipynb #c343bdfa
+# %% ../../nbs/generate/09_tts.ipynb #dc182530
 @patch
 def voice(
     self: TTS,
@@ -83,7 +83,8 @@ def voice(
         return Voice.load(source)
     audio = source if isinstance(source, Audio) else load_audio(source)
     audio = check_reference(audio, max(1.0, self.bundle.minimum_reference))
-    voice = self._embed(audio, name, source not in self.bundle.voices.values() if isinstance(source, Path) else True)
+    is_own = isinstance(source, Path) and source in self.bundle.voices.values()
+    voice = self._embed(audio, name, check=not is_own)
     if is_web_address(given):
         self._fetched[given] = time.monotonic(), voice
     return voice

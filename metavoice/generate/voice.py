@@ -26,13 +26,13 @@ from ..models.speaker_encoder import embed_reference_windows, has_two_voices
 # %% auto #0
 __all__ = ['GROUPING_LEVEL', 'Voice', 'embed_voice', 'is_web_address', 'fetch_audio', 'resolve_voice']
 
-# %% ../../nbs/generate/03_voice.ipynb #5d05f78f
+# %% ../../nbs/generate/03_voice.ipynb #1be97d63
 @dataclass
 class Voice:
     "A speaker embedding and where it came from; raises `AudioError` for anything but 256 finite numbers."
 
     embedding: Tensor  # (256,), length 1
-    name: str = 'voice'  # for people
+    name: str = 'voice'  # display name
     seconds: float = 0.0  # of the recording that it was made from
     warnings: tuple = ()  # faults of the recording, and what to do about them
 
@@ -103,7 +103,7 @@ def embed_voice(
             warnings.append("two people seem to speak in it; cut it so that one of them is left")
     return Voice(embedding, name, audio.duration, tuple(warnings))
 
-# %% ../../nbs/generate/03_voice.ipynb #daa8ef49
+# %% ../../nbs/generate/03_voice.ipynb #d7f50e01
 def is_web_address(
     source,  # anything
 ) -> bool:
@@ -113,7 +113,7 @@ def is_web_address(
 
 def fetch_audio(
     url: str,  # http or https
-) -> tuple[str, Audio]:  # a name for people, and the recording
+) -> tuple[str, Audio]:  # a display name, and the recording
     "Fetch a recording from a public address; raises `AudioError`."
     data, name = fetch_recording(url)
     return Path(name).stem or 'voice', load_audio(data, limits=AudioLimits(), name=url)
@@ -122,7 +122,7 @@ def fetch_audio(
 def resolve_voice(
     bundle: Bundle,
     source,  # a file, bytes, an `Audio`, a URL, the name of one of the bundle's voices, or None for its first
-) -> tuple:  # a name for people, and what to read
+) -> tuple:  # a display name, and what to read
     "Return what a voice is made from; raises `AudioError` for a name that is neither a voice nor a file."
     voices = bundle.voices
     if source is None and not voices:
@@ -135,7 +135,11 @@ def resolve_voice(
         return 'voice', source
     if source in voices:
         return source, voices[source]
-    if not Path(source).exists():
+    try:
+        exists = Path(source).exists()
+    except (OSError, ValueError):  # a name that no file can have
+        exists = False
+    if not exists:
         own = f", and the model's own voices are {', '.join(voices)}" if voices else ''
-        raise AudioError(f"can't read {source}: there is no such file{own}")
+        raise AudioError(f"can't read {str(source)[:200]}: there is no such file{own}")
     return Path(source).stem, Path(source)

@@ -133,7 +133,7 @@ def embed_reference(
     "Return the embedding of a reference, independent of its level; raises `AudioError` for silence."
     return normalize(embed_reference_windows(encoder, audio, level).mean(0), dim=-1)
 
-# %% ../../nbs/models/08_speaker_encoder.ipynb #38d4ea93
+# %% ../../nbs/models/08_speaker_encoder.ipynb #35569bea
 MIN_GROUPED_WINDOWS = 8
 
 TWO_VOICES_SIMILARITY = 0.8  # cosine of two groups of windows; a single voice has more
@@ -156,5 +156,5 @@ def group_similarity(
 def has_two_voices(
     windows: Tensor,  # (windows, 256), of `embed_reference_windows` at one level
 ) -> bool:
-    "Return whether the windows of a recording sound like two speakers; False for less than eight windows."
+    "Return whether the windows of a recording sound like two speakers; False for fewer than eight windows."
     return len(windows) >= MIN_GROUPED_WINDOWS and group_similarity(windows) < TWO_VOICES_SIMILARITY

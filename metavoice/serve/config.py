@@ -33,7 +33,7 @@ def read_api_keys(
         raise OptionError(f"there are no API keys in {path}; write one a line, or leave the setting out")
     return tuple(keys)
 
-# %% ../../nbs/serve/00_config.ipynb #c06b385b
+# %% ../../nbs/serve/00_config.ipynb #52d18b21
 @dataclass(frozen=True)
 class ServerConfig(Settings):
     "Settings of the server; the defaults are safe on a shared machine."
@@ -48,7 +48,7 @@ class ServerConfig(Settings):
     threads: Annotated[int, Range(0, 1024)] = 0  # CPU threads of torch; 0 for torch's default, 1 is best for nano
     vocoder: Literal['mbd', 'codec'] | None = None  # mbd or codec (default: the model's)
     denoise: bool = True  # denoise with DeepFilterNet3, and send 48 kHz
-    lexicon: str | None = None  # how to say certain words: a .tsv file of lines with a word, a tab and how it is said
+    lexicon: str | None = None  # pronunciations: a .tsv file, on each line a word, a tab and how it is said
     chunk: Annotated[float, Range(0.05, 60)] = 0.5  # seconds of sound in a chunk of a stream
     max_batch: Annotated[int, Range(1, 1024)] = 16  # segments decoded in a batch, and requests processed at a time
     queue: Annotated[int, Range(0, 100_000)] = 64  # requests that may wait; further ones get status 429

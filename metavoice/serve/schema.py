@@ -258,11 +258,11 @@ td, th {border: 1px solid #ddd; padding: .3rem .6rem; text-align: left; vertical
 section {border-top: 2px solid #ccc}
 """
 
-# %% ../../nbs/serve/10_schema.ipynb #84e78a71
+# %% ../../nbs/serve/10_schema.ipynb #65dfbde4
 def type_name(
     schema: dict,  # JSON Schema of a field
 ) -> str:
-    "Return the type of a field for people."
+    "Return a readable name for the type of a field."
     if 'enum' in schema:
         return ', '.join(map(str, schema['enum']))
     if 'type' in schema:

@@ -12,15 +12,13 @@ from .rules import DIGITS, is_british, make_rule
 
 # %% auto #0
 __all__ = ['AT', 'RATIO', 'DOTTED_BEFORE', 'TRAIN_BEFORE', 'TRAIN_AFTER', 'AMOUNT_BEFORE', 'AFTER_CLOCK', 'TIME_PARTS',
-           'TIME_RULES', 'ON', 'MEASURED', 'DATE_PARTS', 'ISO_RULES', 'CALENDAR_RULES', 'YEAR_BEFORE', 'COUNT_BEFORE',
-           'COUNTED', 'NOT_COUNTED', 'DECADE_BEFORE', 'DURATION_BEFORE', 'YEAR_PARTS', 'ERA_RULES', 'YEAR_RULES',
-           'DATE_RULES', 'say_date']
+           'TIME_RULES', 'ON', 'MEASURED', 'DATE_PARTS', 'ISO_RULES', 'MONTH_CAPITALS', 'CALENDAR_RULES', 'YEAR_BEFORE',
+           'COUNT_BEFORE', 'COUNTED', 'NOT_COUNTED', 'DECADE_BEFORE', 'DURATION_BEFORE', 'YEAR_PARTS', 'ERA_RULES',
+           'YEAR_RULES', 'DATE_RULES', 'say_date']
 
-# %% ../../nbs/text/03_dates.ipynb #b790759b
-WEEKDAYS = dict(
-    mon='Monday', tue='Tuesday', wed='Wednesday', thu='Thursday', fri='Friday', sat='Saturday', sun='Sunday'
-)
-MONTHS = ('January February March April May June July August September October November December').split()
+# %% ../../nbs/text/03_dates.ipynb #1231a62a
+WEEKDAYS = {day[:3].lower(): day for day in 'Monday Tuesday Wednesday Thursday Friday Saturday Sunday'.split()}
+MONTHS = 'January February March April May June July August September October November December'.split()
 NOT_A_SENTENCE = re.compile(
     r"\s(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|I(?![a-z])|[A-Z]{2,4}(?![a-z]))"
 )
@@ -67,7 +65,7 @@ def duration(
         return 'zero seconds'
     return ' and '.join([', '.join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
 
-# %% ../../nbs/text/03_dates.ipynb #1856b132
+# %% ../../nbs/text/03_dates.ipynb #0e059922
 AT = re.compile(r'(?:^|[^\w])(?:at|by|until|till|since|before|after|from)\s$', re.IGNORECASE)
 RATIO = re.compile(r'(?:ratio|odds|scale|score)s?(?: of| is| was|:)?\s$', re.IGNORECASE)
 
@@ -111,8 +109,8 @@ DOTTED_BEFORE = re.compile(
 TRAIN_BEFORE = re.compile(r'(?<!\w)(?:catch|caught|miss|missed|take|took|get|got|on)\sthe\s$')
 TRAIN_AFTER = re.compile(r'\s(?:to|from|for|train|bus|coach|ferry|flight|service|express|showing|screening)\b')
 AMOUNT_BEFORE = re.compile(
-    r'\b(?:rose|risen|rise|fell|fallen|fall|up|down|grew|grown|cut|raised?|lowered|increased?|decreased?|stands?|stood|'
-    r'priced|valued|trad(?:ed|ing)|clos(?:ed|ing)|odds|scored?|average|ratio|rates?|multipl\w{1,5}|divided|exceeds?)\b'
+    r'\b(?:rose|rise|fell|fall|up|down|grew|cut|raised?|lowered|(?:in|de)creased?|stood|stands|priced|valued|traded|'
+    r'trading|closed|closing|odds|scored?|average|ratio|rates?|multiplied|divided|exceeds?)\b'
 )
 AFTER_CLOCK = re.compile(
     r'["\'”’)]?(?:[.,;:!?]|$)|\s(?:on|in|and|or|to|until|till|for|this|that|the|tomorrow|yesterday|today|tonight|sharp|'
@@ -126,8 +124,10 @@ def _say_dotted_clock(match, language):
     found, hour = DOTTED_BEFORE.search(before), int(match[1])
     if not is_british(language) or not found or not hour or AMOUNT_BEFORE.search(before):
         return None
-    is_train = TRAIN_BEFORE.search(before) and AFTER_CLOCK.match(rest) or TRAIN_AFTER.match(rest)
-    return clock(hour, int(match[2])) if (is_train if found['the'] else AFTER_CLOCK.match(rest)) else None
+    is_time = AFTER_CLOCK.match(rest)
+    if found['the']:
+        is_time = is_time and TRAIN_BEFORE.search(before) or TRAIN_AFTER.match(rest)
+    return clock(hour, int(match[2])) if is_time else None
 
 
 def _say_clock_range(match, language):
@@ -178,7 +178,7 @@ TIME_RULES = [
          '{START}(?<![:$£€-]){HOUR}(?::{MINUTE})?(?:\\s?([aApP])\\.?[mM]\\.?)?(?:\\s?[-–—]\\s?|\\sto\\s)'
          '{HOUR}(?::{MINUTE})?{HALF}?{TAIL}(?!\\s?[-–/])', _say_clock_range, ':mM'),
         ('clock', '{START}(?<![:]){HOUR}:{MINUTE}{HALF}?{TAIL}', _say_clock, ':'),
-        ('dotted clock', r'{START}(?<![-$£€#]){HOUR}\.{MINUTE}(?![^\W_]|[-–.,:/][0-9]|\s?[%°])', _say_dotted_clock, '.'),
+        ('dots', r'{START}(?<![-$£€#]){HOUR}\.{MINUTE}(?![^\W_]|[-–.,:/][0-9]|\s?[%°])', _say_dotted_clock, '.'),
         ('half', r'{START}(?<![:]){HOUR}(?:\.{MINUTE})?{HALF}{TAIL}', _say_clock, 'mM'),
         ('military', r'{START}([01][0-9]|2[0-4]){MINUTE}\s?(?:hours|hrs)(?!\w)', _say_military, 'h'),
     )
@@ -260,7 +260,7 @@ def _say_numeric(match, language):
         return None
     return say_date(*found, _century(match[4]), language)
 
-# %% ../../nbs/text/03_dates.ipynb #456d9e2b
+# %% ../../nbs/text/03_dates.ipynb #47cfb59f
 ON = re.compile(
     r'(?:^|[^\w])(?:on|by|until|till|since|before|after|due|dated?|(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]{0,6}\.?,?)\s$'
 )
@@ -343,16 +343,14 @@ DATE_PARTS = dict(
 ISO_RULES = [
     make_rule(name, source, say, needs, DATE_PARTS)
     for name, source, say, needs in (
-        (
-            'iso',
-            '{START}{YEAR}(?P<dash>[-/.])(?P<month>[01]?[0-9])(?P=dash)(?P<day>[0-3]?[0-9])(?:[T ]{ISO_TIME})?'
-            r'(?![^\W_]|[-/.:][0-9])',
-            _say_iso,
-            DIGITS,
-        ),
+        ('iso',
+         '{START}{YEAR}(?P<dash>[-/.])(?P<month>[01]?[0-9])(?P=dash)(?P<day>[0-3]?[0-9])(?:[T ]{ISO_TIME})?'
+         r'(?![^\W_]|[-/.:][0-9])',
+         _say_iso, DIGITS),
         ('iso month', r'{START}([12][0-9]{3})-(0[1-9]|1[0-2])(?![^\W_]|[-–/.:][0-9])', _say_iso_month, '-'),
     )
 ]  # fmt: skip
+MONTH_CAPITALS = 'JFMASOND'
 CALENDAR_RULES = [
     make_rule(name, source, say, needs, DATE_PARTS)
     for name, source, say, needs in (
@@ -360,22 +358,16 @@ CALENDAR_RULES = [
          lambda match, language: _weekday(match[1]), '/.'),
         ('numeric', r'{START}(?<![0-9]-)([0-3]?[0-9])([-/.])([0-3]?[0-9])\2([0-9]{4}|[0-9]{2})(?![^\W_]|[-/.][0-9])',
          _say_numeric, '-/.'),
-        (
-            'day month',
-            r'{WEEKDAY}(?P<the>[Tt]he\s)?{START}(?<![-$£€#:+])(?<![0-9]\s){DAY}{LAST}(?P<of>\sof)?\s{MONTH_NAME}'
-            r'(?:,?\s{YEAR}(?![^\W_]|[-–/.,:][0-9])|{END})',
-            _say_day_month,
-            DIGITS,
-        ),
+        ('day month',
+         r'{WEEKDAY}(?P<the>[Tt]he\s)?{START}(?<![-$£€#:+])(?<![0-9]\s){DAY}{LAST}(?P<of>\sof)?\s{MONTH_NAME}'
+         r'(?:,?\s{YEAR}(?![^\W_]|[-–/.,:][0-9])|{END})',
+         _say_day_month, MONTH_CAPITALS),
         ('month day range', r'{WORD}{MONTH}\s([0-3]?[0-9](?:st|nd|rd|th)?)\s?[-–—]\s?(?={MONTH}\s[0-9])',
          lambda match, language: f'{match[1]} {match[2]} to ', '-–—'),
-        (
-            'month day',
-            r'{WORD}{WEEKDAY}{MONTH_NAME}\s{DAY}{LAST}(?:,?\s{YEAR})?(?![^\W_]|[-–/.,:][0-9]|\s?[%°])',
-            _say_month_day,
-            DIGITS,
-        ),
-        ('month year', r'{WORD}{MONTH},?\s([12][0-9]{3})(?![^\W_]|[.,:][0-9])', _say_month_year, DIGITS),
+        ('month day',
+         r'{WORD}{WEEKDAY}{MONTH_NAME}\s{DAY}{LAST}(?:,?\s{YEAR})?(?![^\W_]|[-–/.,:][0-9]|\s?[%°])',
+         _say_month_day, MONTH_CAPITALS),
+        ('month year', r'{WORD}{MONTH},?\s([12][0-9]{3})(?![^\W_]|[.,:][0-9])', _say_month_year, MONTH_CAPITALS),
         ('months', r'{WORD}{MONTH}\s?[-–]\s?{MONTH}(?!\w)', _say_months, '-–'),
         ('slash', '{START}([0-3]?[0-9])/([0-3]?[0-9])(?![^\\W_]|[-–/.,:][0-9])', _say_slash, '/'),
         ('slash year', r'{START}(0?[1-9]|1[0-2])/((?:19|20)[0-9]{2})(?![^\W_]|[-–/.,][0-9])',
@@ -385,7 +377,7 @@ CALENDAR_RULES = [
     )
 ]  # fmt: skip
 
-# %% ../../nbs/text/03_dates.ipynb #b2d558c9
+# %% ../../nbs/text/03_dates.ipynb #4435127e
 YEAR_BEFORE = re.compile(
     r'(?:^|[^\w])(?:in|since|until|till|before|after|during|circa|years?|early|late|mid|by|spring|summer|autumn|fall|'
     r'winter|season|AD|A\.D\.|CE|January|February|March|April|May|June|July|August|September|October|November|'
@@ -407,7 +399,7 @@ NOT_COUNTED = frozenset(
 
 
 def _is_count(match, n):
-    "Whether a number that could be a year counts what follows it."
+    "Return whether a number that could be a year counts what follows it."
     before = _before(match, 20)
     counted = COUNTED.match(match.string, match.end())
     if counted and counted[1] not in NOT_COUNTED:
@@ -462,7 +454,7 @@ def _say_decade(match, language):
 def _say_models(match, language):
     "747s, F-16s; leaves 120s for seconds."
     text, before = match[1], _before(match, 12)
-    named = re.search(r'[A-Z]-$|(?:Boeing|Airbus)\s$', before)
+    named = re.search(r'[A-Z]-$|(?:Boeing|Airbus|[Ss]ize)\s$', before)
     if not named and (len(text) < 3 or text[-1] == '0' or DURATION_BEFORE.search(before) or before.endswith('a ')):
         return None
     return plural(pairs(text))

@@ -16,7 +16,7 @@ __all__ = ['ONES', 'TENS', 'SCALES', 'IRREGULAR_ORDINALS', 'ROMAN', 'ROMAN_VALUE
            'GROUPED', 'NUMBER_RULES', 'digits', 'cardinal', 'ordinal', 'pairs', 'year', 'plural', 'decade',
            'short_year', 'roman']
 
-# %% ../../nbs/text/02_numbers.ipynb #31f503de
+# %% ../../nbs/text/02_numbers.ipynb #4b8dbe6c
 ONES = (
     'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen '
     'seventeen eighteen nineteen'
@@ -74,7 +74,7 @@ def cardinal(n: int, language: str = 'en') -> str:
 
 
 def ordinal(n: int, language: str = 'en') -> str:
-    "Say the place of a number: first, twenty-second."
+    "Say an ordinal number: first, twenty-second."
     words = cardinal(n, language)
     start = max(words.rfind(' '), words.rfind('-')) + 1
     last = words[start:]
@@ -82,7 +82,7 @@ def ordinal(n: int, language: str = 'en') -> str:
         return words[:start] + IRREGULAR_ORDINALS[last]
     return words[:-1] + 'ieth' if last.endswith('y') else words + 'th'
 
-# %% ../../nbs/text/02_numbers.ipynb #80f86119
+# %% ../../nbs/text/02_numbers.ipynb #033e4900
 def pairs(
     text: str,  # three or four digits
     language: str = 'en',
@@ -109,7 +109,7 @@ def year(n: int, language: str = 'en') -> str:
 def plural(
     words: str,  # of a number
 ) -> str:
-    "Say several of a number: nineties, sixes, seven forty-sevens."
+    "Return the plural of a number in words: nineties, sixes, seven forty-sevens."
     if words.endswith('y'):
         return words[:-1] + 'ies'
     return words + ('es' if words.endswith('x') else 's')
@@ -126,20 +126,16 @@ def short_year(
     "Say the last two digits of a year."
     return f"oh {ONES[int(text)]}" if text[0] == '0' and text != '00' else cardinal(int(text))
 
-# %% ../../nbs/text/02_numbers.ipynb #77cc4081
+# %% ../../nbs/text/02_numbers.ipynb #1749c9a0
 VULGAR = {
     '½': (1, 2), '⅓': (1, 3), '⅔': (2, 3), '¼': (1, 4), '¾': (3, 4), '⅕': (1, 5), '⅖': (2, 5), '⅗': (3, 5), '⅘': (4, 5),
     '⅙': (1, 6), '⅚': (5, 6), '⅐': (1, 7), '⅛': (1, 8), '⅜': (3, 8), '⅝': (5, 8), '⅞': (7, 8), '⅑': (1, 9), '⅒': (1, 10)
 }  # fmt: skip
-SIGN = '(?:(?<![^\\s(\\[“‘"\'=≈<>≤≥±])[-−–+±]?)'  # only at the start of a word
-INTEGER = '(?:[0-9]{1,3}(?:,[0-9]{2,3}){0,11},[0-9]{3}(?![0-9])|[0-9]{1,40})'
-FRACTION = f"(?:[0-9]{{1,4}}[ -])?[0-9]{{1,3}}[/⁄][0-9]{{1,3}}(?![0-9/])|[0-9]{{0,6}}[{''.join(VULGAR)}]"
-NUMBER = r'(?:{FRACTION}|{INTEGER}(?:\.[0-9]{1,40})?|\.[0-9]{1,40})'
 PARTS = dict(
     WORD=r'(?<![^\W_])',  # the start of a word
     END=r'(?![^\W_])',  # its end
-    START=r'{WORD}(?<![0-9][.,/])',  # not inside a number either
-    SIGN=r"""(?<![^\s(\[“‘"'=≈<>≤≥±])[-−–+±]""",  # only at the start of a word
+    START=rf'(?=[0-9.{"".join(VULGAR)}]){{WORD}}(?<![0-9][.,/])',  # of a number; the first test is the quickest
+    SIGN=r"""(?=[-−–+±])(?<![^\s(\[“‘"'=≈<>≤≥±])[-−–+±]""",  # only at the start of a word
     INTEGER='(?:[0-9]{1,3}(?:,[0-9]{2,3}){0,11},[0-9]{3}(?![0-9])|[0-9]{1,40})',
     VULGAR=f"[{''.join(VULGAR)}]",
     FRACTION='(?:[0-9]{1,4}[ -])?[0-9]{1,3}[/⁄][0-9]{1,4}(?![0-9/])|[0-9]{0,6}{VULGAR}',
@@ -175,7 +171,7 @@ def decimal(
     text: str,  # digits, with commas between thousands, and a point
     language: str = 'en',
 ) -> str:
-    "Say a decimal number; the digits behind the point one by one."
+    "Say a decimal number; the digits after the point one by one."
     whole, point, rest = text.replace(',', '').partition('.')
     if len(whole) > 1 and whole[0] == '0' or len(whole) > 36:
         words = digits(whole)
@@ -199,13 +195,13 @@ def say_number(
         return sign + fraction(*VULGAR[text[-1]], int(text[:-1] or 0), language)
     return sign + decimal(text, language)
 
-# %% ../../nbs/text/02_numbers.ipynb #285f6303
+# %% ../../nbs/text/02_numbers.ipynb #0d01ceb5
 ROMAN = re.compile('M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})')
 ROMAN_VALUES = dict(I=1, V=5, X=10, L=50, C=100, D=500, M=1000)
 
 
 def roman(text: str):  # an integer, or None
-    "Return the value of a Roman numeral, or None if the letters are none."
+    "Return the value of a Roman numeral, or None if the letters aren't one."
     letters = text.upper()
     if not letters or not ROMAN.fullmatch(letters):
         return None
@@ -303,7 +299,7 @@ ROMAN_RULES = [
     )
 ]
 
-# %% ../../nbs/text/02_numbers.ipynb #1e6573e3
+# %% ../../nbs/text/02_numbers.ipynb #51ef75b9
 SUFFIXES = {'k': 'thousand', 'K': 'thousand', 'M': 'million', 'mn': 'million', 'bn': 'billion', 'B': 'billion',
             'tn': 'trillion', 'T': 'trillion'}  # fmt: skip
 IDENTIFIED = (
@@ -391,12 +387,12 @@ def _say_slashes(match, language):
 
 SCORE_BEFORE = re.compile(
     r'\b(?:beat|beaten|beating|wins?|won|lose|lost|losing|loses|draws?|drew|drawn|defeat|defeated|led|leads?|leading|'
-    r'trail|trailed|trailing|victory|thrashed|ahead|score|scoreline)\b[^.;!?]{0,40}$'
+    r'trail|trailed|trailing|victory|thrashed|ahead|score|scoreline)\b[^.;!?]{0,40}(?<!pages )(?<!ages )$'
 )
 
 
 def _say_score(match):
-    "3-1 → three one, 2-0 → two nil; None if it is no British score."
+    "3-1 → three one, 2-0 → two nil; None if it isn't a British score."
     first, last = match[1], match[2]
     before, after = match.string[max(0, match.start() - 60) : match.start()], match.string[match.end() :][:20]
     if not (first.isdecimal() and last.isdecimal() and len(first) < 3 and len(last) < 3):
@@ -436,9 +432,9 @@ def _say_mixed(match, language):
         words[-2:] = [plural(words[-2])]
     return ' '.join(words)
 
-# %% ../../nbs/text/02_numbers.ipynb #c4f01e7a
+# %% ../../nbs/text/02_numbers.ipynb #7dc7cfb8
 def _say_plain(match, language):
-    "Say what matched as a number."
+    "Say the match as a number."
     return say_number(match[0], language)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 # %% auto #0
-__all__ = ['DIGITS', 'BRITISH_REGIONS', 'Rule', 'RuleSet', 'apply_rules', 'make_rule', 'is_british']
+__all__ = ['DIGITS', 'BRITISH_REGIONS', 'AFTER_NOUN', 'Rule', 'RuleSet', 'apply_rules', 'make_rule', 'is_british']
 
 # %% ../../nbs/text/01_rules.ipynb #9e463e1e
 @dataclass(frozen=True)
@@ -103,3 +103,9 @@ def is_british(
     "Return whether a language follows British conventions for dates, numbers and spelling."
     parts = language.lower().replace('_', '-').split('-')
     return parts[0] == 'en' and any(part in BRITISH_REGIONS for part in parts[1:])
+
+# %% ../../nbs/text/01_rules.ipynb #98786504
+AFTER_NOUN = re.compile(
+    r'\s(?!(?:is|was|were|are|that|which|and|or|to|for|from|in|on|at|he|she|they|we|you|it|per|a|an|of|had|has|will|'
+    r'would|spent|paid|back|each|more|less|left|into|by|with|as|than|when|if|but|off|up|so|because|now|then)\b)[a-z]'
+)

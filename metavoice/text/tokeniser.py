@@ -265,7 +265,7 @@ class Tokeniser:
         "Normalise a text before synthesis with this tokeniser's alphabet; raises `TextError`."
         return check_text(text, self.alphabet)
 
-# %% ../../nbs/text/00_tokeniser.ipynb #26551327
+# %% ../../nbs/text/00_tokeniser.ipynb #8e073888
 _LETTERS = dict(
     zip(
         'ßẞæÆœŒøØłŁđĐðÐþÞıħĦŧŦŋŊĸſəƏƒ',
@@ -295,14 +295,14 @@ def _is_accent(character):
 
 
 def _without_accents(character):
-    "Return a letter without accents, or of another width or style."
+    "Return a letter without accents, in its plain width and style."
     if unicodedata.decomposition(character).startswith(('<super>', '<sub>', '<fraction>', '<circle>', '<square>')):
         return character
     return ''.join(c for c in unicodedata.normalize('NFKD', character) if not _is_accent(c))
 
 
 def _mark_for(mark, known):
-    "Return a punctuation mark, or the one that stands for it in an alphabet, or ''."
+    "Return a punctuation mark, or its replacement in an alphabet, or ''."
     while mark and mark not in known:
         mark = _STAND_INS.get(mark, '')
     return mark
@@ -312,8 +312,8 @@ def _mark_for(mark, known):
 def fit_character(
     character: str,
     known: frozenset,  # the characters of an alphabet, and the space
-) -> str | None:  # '' for a character without sound; None if it has one, and nothing in the alphabet stands for it
-    "Return what stands for a character within an alphabet."
+) -> str | None:  # '' for a character without sound; None if it has a sound, but no replacement
+    "Return the replacement of a character within an alphabet."
     if character in known:
         return character
     for new in (replace_character(character), _LETTERS.get(character), _MARKS.get(character)):

@@ -212,7 +212,7 @@ METHOD_DESCRIPTIONS = dict(
     full="trains all weights; needs the most memory and the most recordings",
 )
 
-# %% ../../nbs/ui/03_finetune_panels.ipynb #ef850d49
+# %% ../../nbs/ui/03_finetune_panels.ipynb #6c8ae310
 class MethodPanel(VBox):
     "The method of finetuning and its settings."
 
@@ -257,7 +257,7 @@ class MethodPanel(VBox):
             ),
             labelled_control("Validate every", evaluate_help, self.evaluate_steps),
             labelled_control("Problems", "found by the check", self.skip),
-            labelled_control("As written", "say no numbers and symbols of the texts in words", self.as_written),
+            labelled_control("As written", "don't turn numbers and symbols of the texts into words", self.as_written),
             labelled_control("Language", "how numbers and dates are said", self.language),
         ]
         return add_classes(Box(controls), 'settings')

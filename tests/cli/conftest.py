@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import metavoice
-from metavoice.cli.main import main
+from metavoice.cli import main
 
 ROOT, NANO = Path(__file__).parents[2], Path(metavoice.__file__).parent/"nano"
 

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from metavoice.bundle.write import write_random_bundle
-from metavoice.cli.main import main
+from metavoice.cli import main
 
 from .conftest import ROOT
 

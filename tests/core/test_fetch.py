@@ -80,6 +80,21 @@ def test_limits_of_size_and_time(web):
         assert time.monotonic() - begin < 5
 
 
+def test_a_connection_made_after_the_time_limit_is_closed():
+    def resolve(host, port):
+        time.sleep(0.3)
+        return "127.0.0.1"
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(5)
+        with pytest.raises(AudioError, match="longer than 0.1 s"):
+            fetch_recording(f"http://voices.example.com:{server.getsockname()[1]}/", seconds=0.1, resolve=resolve)
+        client = server.accept()[0]
+        client.settimeout(5)
+        with client:
+            assert client.recv(1) == b""  # closed without a request
+
+
 def test_a_name_that_resolves_slowly_is_given_up():
     with pytest.raises(AudioError, match="longer than 0.2 s"):
         fetch_recording("http://voices.example.com/", seconds=0.2, resolve=lambda host, port: time.sleep(2))

@@ -1,4 +1,5 @@
 "Batches: tables, options of rows, results that survive a killed process, and what is spoken again."
+import json
 import os
 import signal
 import subprocess
@@ -50,7 +51,7 @@ def test_tables(tmp_path, write_table):
     ("id,text\n-a,x\n", "name of a file"), ("id,text\na.,x\n", "name of a file"), ("id,text\nä,x\n", "name of a file"),
     ("id,text\n" + "a" * 101 + ",x\n", "name of a file"),
     ("id,text\na,x\nb,x\nA,x\n", "row 3: the id 'A' was used in row 1"), ("id,text\n,x\n00001,x\n", "used in row 1"),
-    ('text\n"a\n', "unexpected end"),
+    ('text\n"a\n', "line 2: the quote"), ("text,text\na,b\n", "column 'text' 2 times"),
 ])
 def test_tables_refused_before_any_work(tts, tmp_path, write_table, text, words):
     with pytest.raises(OptionError, match=words):
@@ -59,7 +60,8 @@ def test_tables_refused_before_any_work(tts, tmp_path, write_table, text, words)
 
 
 @pytest.mark.parametrize("text,words", [
-    ("[]\n", "isn't a JSON object"), ("{\n", "isn't JSON"), ('{"txt": ""}\n', "unknown column"),
+    ("[]\n", "has no rows"), ("[1]\n", "line 1: it isn't a JSON object"),
+    ("{\n", "isn't JSON"), ('{"txt": ""}\n', "unknown column"),
 ])
 def test_json_tables_refused(tmp_path, write_table, text, words):
     with pytest.raises(OptionError, match=words):
@@ -72,8 +74,27 @@ def test_tables_that_can_not_be_read(tmp_path):
     with pytest.raises(OptionError, match="unknown ending '.xlsx'"):
         read_batch_rows(tmp_path / "no.xlsx")
     (tmp_path / "m.csv").write_bytes(b"text\nSch\xf6n\n")
-    with pytest.raises(OptionError, match="isn't UTF-8"):
+    with pytest.raises(OptionError, match="line 2 isn't UTF-8"):
         read_batch_rows(tmp_path / "m.csv")
+
+
+def test_tables_as_people_write_them(tmp_path):
+    long, line = "x" * 200_000, "One\u2028two\x85three."
+    cells = f'text;id\r\n"Yes; no.\r\nNo.";a\r\n"Come in," she said.;b\r\n{line};c\r\n{long};d\r\nShort.\r\n'
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "m.csv").write_bytes(cells.encode(encoding))
+        rows = read_batch_rows(tmp_path / "m.csv")
+        assert [row.text for row in rows] == ["Yes; no.\nNo.", '"Come in," she said.', line, long, "Short."]
+        assert [row.id for row in rows] == ["a", "b", "c", "d", "00005"]
+    (tmp_path / "m.jsonl").write_text(json.dumps(dict(text=line), ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [row.text for row in read_batch_rows(tmp_path / "m.jsonl")] == [line]
+
+
+def test_voices_that_no_file_can_have_fail_their_row(tts, quick, tmp_path, write_table):
+    voices = ("x" * 5000, "a\0b", 5, "\ud800")
+    lines = [json.dumps(dict(text="Hello.", voice=voice)) for voice in voices] + [json.dumps(dict(text="\ud800 One."))]
+    done = run_batch(tts, write_table(tmp_path, "\n".join(lines), "m.jsonl"), tmp_path / "out", denoise=False)
+    assert [row["id"] for row in done["failed"]][:4] == ["00001", "00002", "00003", "00004"]
 
 
 def test_ids():
@@ -252,6 +273,8 @@ def test_the_log_survives_an_incomplete_line(tmp_path, read_results):
     path.write_text('{"id": "a", "status": "failed"}\n{"id": "a", "status": "done"}\n{"id": "b"')
     assert ResultsLog(path).rows == {"a": dict(id="a", status="done")}
     assert read_results(tmp_path) == [dict(id="a", status="done")]
+    ResultsLog(path).add(dict(id="a", error="one\u2028two\x85three"))
+    assert ResultsLog(path).rows["a"]["error"] == "one\u2028two\x85three"
     path.write_text('{"id": "a"}')
     ResultsLog(path).add(dict(id="b"))
     ids = [row["id"] for row in read_results(tmp_path)]

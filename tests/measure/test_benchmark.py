@@ -5,7 +5,7 @@ import subprocess
 import pytest
 import torch
 
-from metavoice.cli.main import main
+from metavoice.cli import main
 from metavoice.core.errors import MetaVoiceError, OptionError
 from metavoice.measure import benchmark
 from metavoice.measure.benchmark import BENCHMARK_PARTS, run_benchmarks

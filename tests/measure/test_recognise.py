@@ -17,7 +17,8 @@ SAMPLES = ROOT / "nbs" / "samples"
 @pytest.mark.parametrize("text, words", [
     ("The dog’s tail!", "the dog's tail"),
     ("'Quoted' — well-known", "quoted well known"),
-    ("[Music] 7 o'clock <sil>", "7 o'clock"),
+    ("[Music] 7 o'clock <sil>", "seven o'clock"),
+    ("Mr. Brown paid $12.50 in 1999.", "mister brown paid twelve dollars and fifty cents in nineteen ninety nine"),
     ("?!", ""),
     ("a_b", "a b"),
 ])

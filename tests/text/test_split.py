@@ -300,6 +300,38 @@ def test_one_sentence_a_segment(bytewise):
     assert len(split_with_pauses(prepared("The old man went. Where is it?"), bytewise, 99)) == 1
 
 
+@pytest.fixture(scope="module")
+def nano():
+    "A tokeniser of the 256 bytes without quotes."
+    return Tokeniser(
+        {bytes([b]): b for b in range(256)},
+        SPLIT_PATTERN,
+        alphabet="!',-.:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",
+    )
+
+
+@pytest.mark.parametrize("options", [TextOptions(), TextOptions(spoken=False)])
+def test_quotes_decide_though_they_are_not_said(nano, options):
+    text = '“Stop!” Tom cried. “Who is it?” Mr Brown said. Nobody answered. “Really?” "Yes."'
+    parts = split_with_pauses(prepare_text(text, nano, options), nano, 80, one_sentence=True)
+    mister = "Mister" if options.spoken else "Mr"
+    assert [part for part, _ in parts] == [
+        "Stop! Tom cried.", f"Who is it? {mister} Brown said.", "Nobody answered.", "Really?", "Yes."]
+
+
+def test_segments_without_quotes_keep_to_the_limit(nano):
+    rng = random.Random(8)
+    bits = ["word", "a", "Mr.", "End.", "Oh!", "so,", '"', "“", "”", '"" "', "...", "y" * 70, "—", " ", " ", "(", ")"]
+    for _ in range(300):
+        text = "a" + "\n\n".join("".join(rng.choices(bits, k=rng.randint(0, 30))) for _ in range(3))
+        limit, one_sentence = rng.choice([8, 11, 30, 120]), rng.random() < 0.5
+        prepared = prepare_text(text, nano, TextOptions(spoken=rng.random() < 0.5))
+        parts = [part for part, _ in split_with_pauses(prepared, nano, limit, one_sentence)]
+        assert [c for part in parts for c in part if c.isalnum()] == [c for c in prepared.text if c.isalnum()]
+        for part in parts:
+            assert part and part == part.strip() and set(part) <= nano.known and len(nano.encode(part)) <= limit
+
+
 @pytest.mark.parametrize(
     "text", ["Hi", "No.", "A", "5", "Hmm…", "3, 2, 1", "I", "?! Yes", "“No.”", "Mr.", "...and then"]
 )

@@ -289,6 +289,11 @@ def test_fit_returns_what_it_leaves_out(nano, text, out, left_out):
         nano.fit(text, strict=True)
 
 
+def test_fit_keeps_what_is_asked_for(nano):
+    assert nano.fit("“Café”, [he] said", keep='"') == ('"Cafe", he said', [])
+    assert nano.fit("“Café” „5“", keep='"5')[0] == '"Cafe" ,,5"'
+
+
 def test_fit_keeps_what_the_alphabet_has(bytewise):
     assert bytewise.fit("“Café” — ½ (Łódź)… ¿5 €?") == ('"Café" - ½ (Lódz)... ¿5?', ["€"])
     hindi = Tokeniser.train(["यह एक छोटी कहानी है और कहानी सच्ची है।"], n_ranks=262)

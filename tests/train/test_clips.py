@@ -58,7 +58,7 @@ def test_training_recordings_are_rejected_for_validation(tmp_path, nano, window,
     train, val = write_table(tmp_path, (sample, SAID)), write_table(tmp_path, ("other name.mp3", SAID), name="val.csv")
     report = check_data(train, val, nano.tokeniser, window)
     assert [p.where for p in report.fatal] == ["val.csv:2"]
-    assert "also learnt from (train.csv:2)" in report.fatal[0].what
+    assert "in the training data too (train.csv:2)" in report.fatal[0].what
 
 
 def test_different_recordings_of_one_text_are_no_overlap(tmp_path, nano, window, samples, write_table):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from metavoice.bundle.load import load_bundle
-from metavoice.cli.main import main
+from metavoice.cli import main
 from metavoice.core.errors import OptionError
 from metavoice.train.corpus import Corpus
 from metavoice.train.pretrain import Pretrainer

@@ -187,7 +187,7 @@ def test_a_graph_without_durations(tmp_path, folder):
     vocab = TeacherFiles(folder).vocab()
     teacher = KokoroTeacher(tmp_path / "made.onnx", vocab, TeacherFiles(folder).voice)
     assert teacher("ab", TeacherSpeaker.parse("bf_emma"))[1] == [1, 2, 3, 1]
-    with pytest.raises(BundleError, match="no graph of Kokoro: 1 Clip nodes, 2 outputs"):
+    with pytest.raises(BundleError, match="isn't Kokoro's graph: 1 Clip nodes, 2 outputs"):
         add_durations(tmp_path / "made.onnx", tmp_path / "again.onnx")
 
 
