@@ -41,7 +41,8 @@ from metavoice.text.symbols import EMOJI
 SOUNDS = re.compile("[LN].|S[mco]").fullmatch  # categories of characters that are said or named
 MOST_SECONDS = 1.0  # of processor time to turn a text into segments
 HANG = 300  # seconds after which one input counts as a hang: the program ends with all stacks
-QUIET = set("¹²³⁰⁴⁵⁶⁷⁸⁹⁺⁻<>|~^⁄→←↑↓⇒⇐⟶∗∙−＜＞｜～￫￩￪￬¦®℠™■□▪○●◦➔➜➡￤￭￮ªʼˈͺﾞﾟ")  # numbers of notes, bullets, arrows
+QUIET = set("¹²³⁰⁴⁵⁶⁷⁸⁹⁺⁻ⁿ<>|~^⁄→←↑↓⇒⇐⟶∗∙−＜＞｜～￫￩￪￬¦®℠™■□▪○●◦➔➜➡￤￭￮ªʼˈͺﾞﾟ")
+# numbers of notes, bullets, arrows and marks without sound; some of them are said beside others
 
 
 class Report:
