@@ -37,3 +37,8 @@ def raises_one_line(error_type, *words):
     assert text.strip() and "\n" not in text
     for word in words:
         assert word in text, text
+
+
+def split_pairs(text):
+    "Return the lines of a table, each split at its bars: written|said."
+    return [line.split("|") for line in text.strip().split("\n")]

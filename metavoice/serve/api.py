@@ -288,13 +288,13 @@ async def tts_form(
         voice = await self.run_in_reader(self.find_voice, speaker_ref_path or None)
     return await self.start_speech(request, text, voice, options, 'wav', whole=True)
 
-# %% ../../nbs/serve/12_api.ipynb #f43f4cdc
+# %% ../../nbs/serve/12_api.ipynb #025bea4e
 VoiceName = Annotated[str, Form(description="Up to 64 letters, digits, spaces, _, - and .", max_length=200)]
 VoiceFile = Annotated[
     UploadFile,
     File(
         description="A recording, ideally 30 seconds of clean speech: wav, flac, ogg, opus, mp3, aiff, m4a, aac, webm, "
-        "amr, wma, or a film. Its content decides, not its name. Please register only voices whose owners agree."
+        "amr, wma, or a video. Its content decides, not its name. Please register only voices whose owners agree."
     ),
 ]
 

@@ -2,6 +2,7 @@
 import itertools
 
 import pytest
+from helpers import split_pairs
 
 from metavoice.text.dates import DATE_RULES, MONTHS, clock, duration, say_date
 from metavoice.text.numbers import NUMBER_RULES, ordinal, year
@@ -127,16 +128,12 @@ March 15, 2024|March the fifteenth, twenty twenty-four
 """
 
 
-def table(text):
-    return [line.split("|") for line in text.strip().split("\n")]
-
-
-@pytest.mark.parametrize("written, said", table(SAID))
+@pytest.mark.parametrize("written, said", split_pairs(SAID))
 def test_american(written, said):
     assert apply_rules(written, RULES, "en") == said
 
 
-@pytest.mark.parametrize("written, said", table(BRITISH))
+@pytest.mark.parametrize("written, said", split_pairs(BRITISH))
 def test_british(written, said):
     assert apply_rules(written, RULES, "en-GB") == said
 

@@ -3,6 +3,7 @@ import re
 import time
 
 import pytest
+from helpers import split_pairs
 
 from metavoice.text.dates import DATE_RULES
 from metavoice.text.numbers import NUMBER_RULES, PARTS, cardinal, decade, ordinal, roman, say_number, year
@@ -141,16 +142,12 @@ the 101st|the one hundred and first
 """
 
 
-def table(text):
-    return [line.split("|") for line in text.strip().split("\n")]
-
-
-@pytest.mark.parametrize("written, said", table(SAID))
+@pytest.mark.parametrize("written, said", split_pairs(SAID))
 def test_american(written, said):
     assert apply_rules(written, RULES, "en") == said
 
 
-@pytest.mark.parametrize("written, said", table(BRITISH))
+@pytest.mark.parametrize("written, said", split_pairs(BRITISH))
 def test_british(written, said):
     assert apply_rules(written, RULES, "en-GB") == said
 

@@ -4,6 +4,7 @@ import re
 import time
 
 import pytest
+from helpers import split_pairs
 
 from metavoice.text.dates import DATE_RULES
 from metavoice.text.numbers import NUMBER_RULES
@@ -158,16 +159,12 @@ a 5 km run|a five kilometre run
 """
 
 
-def table(text):
-    return [line.split("|") for line in text.strip().split("\n")]
-
-
-@pytest.mark.parametrize("written, said", table(SAID))
+@pytest.mark.parametrize("written, said", split_pairs(SAID))
 def test_american(written, said):
     assert apply_rules(written, RULES, "en") == said
 
 
-@pytest.mark.parametrize("written, said", table(BRITISH))
+@pytest.mark.parametrize("written, said", split_pairs(BRITISH))
 def test_british(written, said):
     assert apply_rules(written, RULES, "en-GB") == said
 
