@@ -9,17 +9,22 @@ from metavoice.generate.voice import Voice
 from metavoice.models.gpt import GPT, GPTConfig
 from metavoice.models.nano_codec import NanoCodec, NanoCodecConfig
 from metavoice.models.speaker_encoder import SpeakerEncoder
+from metavoice.text.phoneme_tokeniser import PhonemeTokeniser
+from metavoice.text.phonemes import CONSONANTS, PAUSE, VOWELS
 
 CODES = 64  # of a codebook
+PHONES = [PAUSE, *VOWELS, *CONSONANTS]
+SIGNS = f"{VOWELS}{CONSONANTS}ˈˌː ,.?!;:"
 RATE, HOP = 8000, 1600  # Hz; samples in a frame: five frames a second
 
 
-def write_tiny_bundle(folder):
-    "Write the model; it has nano's defaults, a single take, and a voice of its own."
+def write_tiny_bundle(folder, phonemes=False):
+    "Write the model; it has nano's defaults, a single take, and a voice of its own. It may read phonemes."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         nano = load_bundle("nano", device="cpu")
-        layout = TokenLayout(CODES, len(nano.tokeniser.mergeable_ranks))
+        tokeniser = PhonemeTokeniser.train([SIGNS]) if phonemes else nano.tokeniser
+        layout = TokenLayout(CODES, len(tokeniser.mergeable_ranks))
         shape = dict(n_layer=1, n_head=2, n_embd=16, block_size=1024, swiglu_multiple_of=16)
         first = GPT(GPTConfig(**shape, vocab_sizes=[layout.first_vocab])).eval()
         vocab = [layout.second_vocab, CODES + 1]
@@ -29,13 +34,19 @@ def write_tiny_bundle(folder):
             first.transformer.wtes[0].weight[layout.end_of_audio] = 0
             first.transformer.wtes[0].weight[layout.end_of_audio, 0] = 0.7
         sizes = dict(width=16, hidden=16, encoder_blocks=1, decoder_blocks=2, latent_dim=8, codebook_size=CODES)
-        codec = NanoCodec(NanoCodecConfig(sample_rate=RATE, n_fft=2 * HOP, hop=HOP, **sizes)).eval()
+        hop = HOP // 4 if phonemes else HOP  # a phone takes a frame at least
+        sizes |= dict(phones=PHONES) if phonemes else {}
+        codec = NanoCodec(NanoCodecConfig(sample_rate=RATE, n_fft=2 * hop, hop=hop, **sizes)).eval()
+        if phonemes:
+            codec.entry_phones.copy_(torch.arange(CODES) % len(PHONES))
         torch.nn.init.normal_(codec.quantiser.codebooks)
         voice = Voice(torch.nn.functional.normalize(torch.randn(256), dim=-1), "tiny")
         voice_file = voice.save(folder.with_name("tiny.safetensors"))
-        options = {k: v for k, v in nano.defaults.items() if k not in ("mbd", "takes", "vocoder")}
-        parts = dict(tokeniser=nano.tokeniser, first=first, second=second, codec=codec)
+        left_out = ("mbd", "takes", "vocoder", *["piece_tokens"] * phonemes)
+        options = {k: v for k, v in nano.defaults.items() if k not in left_out}
+        voices = dict(tiny=(voice_file, "random", *["british"] * phonemes))
+        parts = dict(tokeniser=tokeniser, first=first, second=second, codec=codec)
         return write_bundle(
             folder, name="tiny", **parts, speaker_encoder=SpeakerEncoder(), defaults=options,
-            voices=dict(tiny=(voice_file, "random")), minimum_reference=1, dtype="float32",
+            voices=voices, minimum_reference=1, dtype="float32",
         )

@@ -16,8 +16,9 @@ from torch import Tensor
 from ..core.errors import OptionError
 
 # %% auto #0
-__all__ = ['MIN_PITCH', 'MAX_PITCH', 'resample', 'mel_filters', 'stft_magnitude', 'mel_spectrogram', 'estimate_pitch',
-           'trim_silence', 'loudness', 'soft_limit', 'normalise_loudness', 'ResampleStream']
+__all__ = ['MIN_PITCH', 'MAX_PITCH', 'LIMIT_KNEE', 'resample', 'mel_filters', 'stft_magnitude', 'mel_spectrogram',
+           'estimate_pitch', 'trim_silence', 'loudness', 'soft_limit', 'LoudnessMeter', 'normalise_loudness',
+           'ResampleStream']
 
 # %% ../../nbs/audio/00_features.ipynb #ed8d088e
 def resample(
@@ -181,16 +182,53 @@ def loudness(
     found = measured - 20 * torch.tensor(scale).log10().item()
     return found if found == found and found > -70 else -torch.inf
 
-# %% ../../nbs/audio/00_features.ipynb #e1785725
+# %% ../../nbs/audio/00_features.ipynb #60bfca66
+LIMIT_KNEE = 0.5  # amplitude from which peaks are compressed
+
+
 def soft_limit(
     x: Tensor,  # (..., time)
-    knee: float = 0.5,  # amplitude up to which nothing changes
+    knee: float = LIMIT_KNEE,  # amplitude up to which nothing changes
 ) -> Tensor:  # (..., time), −1…1
-    "Compress peaks above the knee with a hyperbolic tangent."
+    "Compress peaks above the knee with a hyperbolic tangent; audio without such peaks is returned itself."
     over = x.abs() - knee
+    if not x.numel() or over.max() <= 0:
+        return x
     return torch.where(over > 0, x.sign() * (knee + (1 - knee) * torch.tanh(over / (1 - knee))), x)
 
-# %% ../../nbs/audio/00_features.ipynb #4f017745
+# %% ../../nbs/audio/00_features.ipynb #5cea504b
+class LoudnessMeter:
+    "The loudness of audio after a gain and `soft_limit`; audio that isn't limited is measured once."
+    quiet = -60.0  # LUFS up to which each gain is measured
+
+    def __init__(
+        self,
+        x: Tensor,  # (time,)
+        sample_rate: int,  # Hz
+    ):
+        self.x, self.sample_rate = x, sample_rate
+        self.peak = x.abs().max().item() if len(x) else 0.0
+        self.known = None  # a gain and the loudness after it, without a limit
+
+    def plain(self) -> float:  # LUFS, −inf for silence
+        "Return the loudness of the audio itself."
+        self.known = 0.0, loudness(self.x, self.sample_rate)
+        return self.known[1]
+
+    def __call__(
+        self,
+        gain: float,  # dB
+    ) -> float:  # LUFS, −inf for silence
+        "Return the loudness after a gain."
+        factor = 10 ** (gain / 20)
+        if self.peak * factor > LIMIT_KNEE:
+            return loudness(soft_limit(self.x * factor), self.sample_rate)
+        if self.known is not None and self.known[1] > self.quiet:
+            return self.known[1] + gain - self.known[0]
+        self.known = gain, loudness(self.x * factor, self.sample_rate)
+        return self.known[1]
+
+# %% ../../nbs/audio/00_features.ipynb #f90d7aef
 def normalise_loudness(
     x: Tensor,  # (time,)
     sample_rate: int,  # Hz
@@ -198,16 +236,16 @@ def normalise_loudness(
     max_gain: float = 40.0,  # dB; keeps the noise of an almost silent clip low
 ) -> Tensor:  # (time,), −1…1
     "Bring audio to a loudness with `soft_limit`; silence is returned unchanged."
-    found, gain, y = loudness(x, sample_rate), 0.0, x
+    gain, meter = 0.0, LoudnessMeter(x, sample_rate)
+    found = meter.plain()
     if found == -torch.inf:
         return x.clamp(-1, 1)
     for _ in range(4):
         gain = min(gain + target - found, max_gain)
-        y = soft_limit(x * 10 ** (gain / 20))
-        found = loudness(y, sample_rate)
+        found = meter(gain)
         if abs(found - target) < 0.1:
             break
-    return y
+    return soft_limit(x * 10 ** (gain / 20))
 
 # %% ../../nbs/audio/00_features.ipynb #7b23b08d
 class ResampleStream:

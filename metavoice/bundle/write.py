@@ -139,14 +139,14 @@ def make_part_entry(
         entry["config"] = asdict(module.config)
     return entry
 
-# %% ../../nbs/bundle/04_write.ipynb #855f939a
+# %% ../../nbs/bundle/04_write.ipynb #637a0b44
 def copy_voices(
-    voices: dict,  # name → (file with speech or an embedding, where it is from)
+    voices: dict,  # name → (file with speech or an embedding, where it is from, and its accent if that is known)
     folder: Path,  # of the new bundle
 ) -> dict:  # name → entry of the manifest
     "Copy reference voices into a bundle. Raises `BundleError` for one that is missing or of an unknown kind."
     out = {}
-    for name, (path, source) in voices.items():
+    for name, (path, source, *accent) in voices.items():
         path = Path(path)
         if not re.fullmatch(r"[\w-]+", name):
             raise BundleError(f"voice {name!r}: use letters, digits, _ and - for its name")
@@ -156,7 +156,7 @@ def copy_voices(
             raise BundleError(f"voice {name!r}: {path} is missing")
         (folder / "voices").mkdir(exist_ok=True)
         shutil.copyfile(path, folder / "voices" / f"{name}{path.suffix}")
-        out[name] = dict(file=f"voices/{name}{path.suffix}", source=source)
+        out[name] = dict(file=f"voices/{name}{path.suffix}", source=source) | dict(zip(["accent"], accent))
     return out
 
 # %% ../../nbs/bundle/04_write.ipynb #adb1757e
@@ -239,7 +239,7 @@ def write_parts(
             metadata = dict(format="pt", part=part, licence=manifest["licences"].get(part, "not stated"))
             save_file(export_state_dict(module, dtype, part), path, metadata)
 
-# %% ../../nbs/bundle/04_write.ipynb #f26e2c90
+# %% ../../nbs/bundle/04_write.ipynb #5dcf66c6
 def write_bundle(
     path: str | Path,  # the folder; one that holds a bundle is replaced
     *,
@@ -252,7 +252,7 @@ def write_bundle(
     mbd: MultiBandDiffusion | dict | None = None,
     listener: CTCScorer | None = None,
     defaults: dict | None = None,  # generation options, over `DEFAULT_GENERATION_OPTIONS`
-    voices: dict | None = None,  # name → (file with speech or an embedding, where it is from)
+    voices: dict | None = None,  # name → (file with speech or an embedding, where it is from[, its accent])
     minimum_reference: float = 30.0,  # seconds of speech that a reference needs
     licences: dict | None = None,  # part → licence and origin
     dtype: str = "float16",  # of the parameters on disk
@@ -280,7 +280,7 @@ def write_bundle(
         raise OutputError(f"can't write {path}: {e.strerror or e}") from None
     return Path(path)
 
-# %% ../../nbs/bundle/04_write.ipynb #735f6a06
+# %% ../../nbs/bundle/04_write.ipynb #a0617c69
 @patch
 def save(
     self: Bundle,
@@ -299,9 +299,8 @@ def save(
             parts[part] = self.load_first_stage(None)
         else:
             parts[part] = getattr(self, part)
-    voices = {name: (file, self.manifest["voices"][name]["source"]) for name, file in self.voices.items()}
     return write_bundle(
-        path, name=name or self.name, **parts, defaults=self.defaults, voices=voices,
+        path, name=name or self.name, **parts, defaults=self.defaults, voices=self.voice_files(),
         minimum_reference=self.minimum_reference, licences=self.licences, dtype=dtype,
     )
 

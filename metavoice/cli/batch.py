@@ -24,15 +24,15 @@ from ..core.errors import OptionError
 # %% auto #0
 __all__ = ['BATCH_EPILOG', 'add_batch_parser', 'format_batch_report', 'print_failed_rows', 'batch_command']
 
-# %% ../../nbs/cli/02_batch.ipynb #086ded65
+# %% ../../nbs/cli/02_batch.ipynb #356b9882
 BATCH_EPILOG = """The table is CSV, or JSON with one object per line (.jsonl). Only the column text is required:
   id,text,voice,seed
   dog,The dog slept.,,
   river,"The old man walked to the river, and slept.",me.wav,7
 The id becomes the name of the file (default: the number of the row). A voice is a name, a web address, or a file
 relative to the table. Further columns set the speech options guidance, prompt_guidance, top_p, top_k, temperature,
-takes and language of a row. DIR/results.jsonl records the result of each row. Run again, the command speaks only the
-rows that are missing, failed or changed. The exit code is 1 if rows failed.
+takes, language and accent of a row. DIR/results.jsonl records the result of each row. Run again, the command speaks
+only the rows that are missing, failed or changed. The exit code is 1 if rows failed.
 
 examples:
   metavoice batch sentences.csv --out spoken

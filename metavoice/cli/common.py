@@ -101,12 +101,12 @@ def speech_options(
     except OptionError as e:
         raise OptionError(f"{e}; see metavoice {args.command} --help") from None
 
-# %% ../../nbs/cli/00_common.ipynb #6e241f07
+# %% ../../nbs/cli/00_common.ipynb #da895fda
 def add_model_arguments(
     command,  # a parser
     batch_help: str,  # help text of --batch-size
     quiet_help: str = "print no progress bar and no report",
-    optimise: bool = True,  # offer --quantise and --compile
+    optimise: bool = True,  # offer --quantise, --compile and --engine
     batch_limit: int = 1024,  # highest --batch-size
 ):
     "Add the options that say how a model is run."
@@ -125,16 +125,21 @@ def add_model_arguments(
             action=argparse.BooleanOptionalAction,
             help="compile the decoding step of the first stage (default: on CUDA, for long jobs)",
         )
+        group.add_argument(
+            '--engine',
+            choices=('torch', 'onnx'),
+            help="run the networks with PyTorch, or with onnxruntime on a CPU (default: onnx where it can run)",
+        )
     count = bounded_number(1, batch_limit, int)
     group.add_argument('--batch-size', type=count, default=16, metavar='N', help=f"{batch_help} (default: %(default)s)")
     group.add_argument('-q', '--quiet', action='store_true', help=quiet_help)
 
-# %% ../../nbs/cli/00_common.ipynb #87b4a893
+# %% ../../nbs/cli/00_common.ipynb #47125bd5
 def load_options(
     args,  # parsed arguments
 ) -> dict:  # keyword arguments of `TTS.from_pretrained`
     "Return the options with which a command loads its model."
-    return {name: getattr(args, name) for name in ('device', 'dtype', 'quantise', 'compile')}
+    return {name: getattr(args, name) for name in ('device', 'dtype', 'quantise', 'compile', 'engine')}
 
 # %% ../../nbs/cli/00_common.ipynb #29e2d09e
 def read_text_argument(

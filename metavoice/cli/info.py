@@ -10,7 +10,7 @@ import json
 from .common import print_lines
 
 # %% auto #0
-__all__ = ['add_info_parser', 'format_count', 'format_parts', 'format_info', 'info_command']
+__all__ = ['add_info_parser', 'format_count', 'format_parts', 'describe_engine', 'format_info', 'info_command']
 
 # %% ../../nbs/cli/03_info.ipynb #a8468688
 def add_info_parser(
@@ -62,7 +62,16 @@ def format_parts(
         lines.append('  '.join(cells))
     return lines
 
-# %% ../../nbs/cli/03_info.ipynb #9def52a2
+# %% ../../nbs/cli/03_info.ipynb #24d001e1
+def describe_engine(
+    about: dict,  # of `Bundle.info`
+) -> str:
+    "Return what runs the networks of a model."
+    if about['engine'] == 'torch':
+        return 'PyTorch'
+    return 'onnxruntime' if about['step_engine'] == 'onnx' else 'onnxruntime, its first stage with PyTorch'
+
+# %% ../../nbs/cli/03_info.ipynb #ef402016
 def format_info(
     about: dict,  # of `Bundle.info`
 ) -> list:  # of lines
@@ -71,7 +80,7 @@ def format_info(
     voices = [f'  {name}: {origin}' for name, origin in about['voices'].items()]
     return [
         f"{about['name']}, from {about['at']}",
-        f"runs here on {about['device']} in {about['dtype']}; "
+        f"runs here on {about['device']} in {about['dtype']} with {describe_engine(about)}; "
         f"a reference voice needs at least {about['minimum_reference']:g} s",
         'defaults: ' + ', '.join(f'{k} {v}' for k, v in defaults.items()),
         '',

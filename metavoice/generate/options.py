@@ -123,10 +123,13 @@ def make_text_options(**options) -> TextOptions:
 
     return TextOptions(**options)
 
-# %% ../../nbs/generate/00_options.ipynb #e8c2da8a
+# %% ../../nbs/generate/00_options.ipynb #37b9d8e7
 VOCODERS = ('mbd', 'codec')
 
-PER_TEXT = ('voice', 'seed', 'guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature', 'takes', 'language')
+PER_TEXT = (
+    *('voice', 'seed', 'guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature', 'takes'),
+    *('language', 'accent'),
+)
 TEXT_OPTIONS = ('spoken', 'language', 'lexicon', 'emoji', 'strict')  # how written text becomes words
 
 
@@ -148,6 +151,8 @@ class SpeechOptions(TypedSettings):
     constrain: Annotated[bool, NO_FLAG] | None = None  # draw only tokens of the codebook whose turn it is
     spoken: Annotated[bool, NO_FLAG] | None = None  # say numbers, abbreviations and symbols in words; no: as written
     language: str | None = None  # how numbers and dates are said: en or en-US, en-GB, or a registered language
+    # pronunciation, for a model that reads phonemes: american or british (default: the voice's)
+    accent: Literal['american', 'british'] | None = None
     lexicon: Any = None  # pronunciations: a .tsv file, on each line a word, a tab and how it is said
     emoji: bool = False  # say the names of emoji; by default they are left out
     strict: bool = False  # refuse a text with a character that can't be said; by default it is left out
@@ -164,6 +169,8 @@ class SpeechOptions(TypedSettings):
         found = replace(self, **{name: own[name] for name in names if getattr(self, name) is None})
         found = replace(found, lexicon=load_lexicon(found.lexicon))
         found.text_options()
+        if found.accent:
+            bundle.tokeniser.require_accent(found.accent)
         if found.takes > 1 and 'listener' not in bundle.parts:
             what = f"model {bundle.name!r} has no listener to choose between {found.takes} takes"
             raise OptionError(f"{what}; use takes=1")

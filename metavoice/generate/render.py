@@ -26,7 +26,7 @@ from .sources import generate_codes, token_counter
 # %% auto #0
 __all__ = ['vocode_segments', 'receptive_field', 'codec_context', 'stream_segments', 'Rendered', 'render']
 
-# %% ../../nbs/generate/08_render.ipynb #65f4f079
+# %% ../../nbs/generate/08_render.ipynb #26acdb5b
 def vocode_segments(
     segments: list[Segment],
     options: SpeechOptions,  # resolved
@@ -48,7 +48,7 @@ def vocode_segments(
                 on_progress('vocoder', n * of + done, len(segments) * of)
 
             if segment.text_index in failed:
-                segment.codes = None
+                segment.codes = segment.decoded = None
                 continue
             samples = None
             if segment.error is None:
@@ -56,7 +56,7 @@ def vocode_segments(
                     samples = vocode(source.bundle, segment, options.vocoder, report, options.steps)
             else:
                 failed.add(segment.text_index)
-            segment.codes = None
+            segment.codes = segment.decoded = None
             yield segment, samples
 
 # %% ../../nbs/generate/08_render.ipynb #32fedf0c

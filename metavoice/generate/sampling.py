@@ -15,8 +15,9 @@ from ..core.layout import TokenLayout
 from .options import SamplingOptions
 
 # %% auto #0
-__all__ = ['apply_guidance', 'keep_top_k', 'sorted_top_p', 'top_p_probabilities', 'probabilities', 'exponential_noise',
-           'exponential_race', 'sample', 'make_generators', 'cfg_batch', 'combine_cfg', 'codebook_mask']
+__all__ = ['apply_guidance', 'keep_top_k', 'sorted_top_p', 'top_p_probabilities', 'probabilities', 'uniform_noise',
+           'exponential_noise', 'exponential_race', 'sample', 'draw_tokens', 'make_generators', 'cfg_batch',
+           'combine_cfg', 'codebook_mask']
 
 # %% ../../nbs/generate/01_sampling.ipynb #a1eb256a
 def apply_guidance(
@@ -98,17 +99,23 @@ def probabilities(
         return logits.softmax(-1)
     return top_p_probabilities(logits, top_p)
 
-# %% ../../nbs/generate/01_sampling.ipynb #ed228bac
-def exponential_noise(
+# %% ../../nbs/generate/01_sampling.ipynb #4c8a551d
+def uniform_noise(
     generators: list[torch.Generator],  # one on the CPU for each row
     shape: tuple,  # of one row's numbers
+) -> Tensor:  # (rows, *shape) on the CPU
+    "Return uniform random numbers from 0 to 1, each row from its own generator."
+    return torch.stack([torch.rand(shape, generator=g) for g in generators])
+
+
+def exponential_noise(
+    uniform: Tensor,  # from `uniform_noise`; changed in place on the CPU
     device='cpu',  # of the result
-) -> Tensor:  # (rows, *shape)
-    "Return logarithms of uniform numbers: exponentially distributed with mean −1, each row from its own generator."
-    noise = torch.stack([torch.rand(shape, generator=g) for g in generators])
+) -> Tensor:
+    "Return logarithms of uniform numbers: exponentially distributed with mean −1."
     if torch.device(device).type == 'cuda':
-        noise = noise.pin_memory()  # without this the copy waits for the device
-    return noise.to(device, non_blocking=True).clamp_(min=1e-30).log_()
+        uniform = uniform.pin_memory()  # without this the copy waits for the device
+    return uniform.to(device, non_blocking=True).clamp_(min=1e-30).log_()
 
 
 def exponential_race(
@@ -125,7 +132,47 @@ def sample(
     generators: list[torch.Generator],  # one on the CPU for each row
 ) -> Tensor:  # (rows, ...) tokens; −1 where the probabilities are not finite
     "Draw one token from each distribution by an exponential race, each row from its own generator."
-    return exponential_race(probs, exponential_noise(generators, probs.shape[1:], probs.device))
+    return exponential_race(probs, exponential_noise(uniform_noise(generators, probs.shape[1:]), probs.device))
+
+# %% ../../nbs/generate/01_sampling.ipynb #18bc3e89
+LIKELIEST = 128  # tokens among which the nucleus usually is
+
+
+def _nucleus_threshold(
+    ascending: np.ndarray,  # (rows, vocab) sorted probabilities with any sum
+    top_p: float,
+) -> np.ndarray:  # (rows, 1)
+    "Return the least probability in each row's nucleus."
+    rest = ascending[:, :-LIKELIEST].sum(-1, keepdims=True)
+    likeliest = ascending[:, -LIKELIEST:]
+    sums = likeliest.cumsum(-1) + rest
+    target = (1 - top_p) * sums[:, -1:]
+    if (rest > target).any():  # a nucleus is larger
+        likeliest, sums = ascending, ascending.cumsum(-1)
+    first = (sums <= target).sum(-1)
+    return likeliest[np.arange(len(first)), np.minimum(first, likeliest.shape[1] - 1), None]
+
+# %% ../../nbs/generate/01_sampling.ipynb #e2e97b8b
+def draw_tokens(
+    logits: np.ndarray,  # (rows, vocab) float32
+    uniform: np.ndarray,  # (rows, vocab) uniform random numbers from 0 to 1
+    options: SamplingOptions,
+) -> np.ndarray:  # (rows,) tokens; −1 where the logits are not finite
+    "Draw a token for each row on the CPU: `exponential_race` of `probabilities`."
+    temperature, top_k = (1., 1) if options.temperature == 0 else (options.temperature, options.top_k)
+    with np.errstate(invalid='ignore'):
+        x = logits - logits.max(-1, keepdims=True)
+        if temperature != 1:
+            x /= temperature
+        if top_k is not None and top_k < x.shape[-1]:
+            x[x < np.partition(x, -top_k, -1)[:, -top_k, None]] = -np.inf
+        p = np.exp(x, out=x)
+        if options.top_p not in (None, 1):
+            p[p < _nucleus_threshold(np.sort(p, -1), options.top_p)] = 0
+        race = p / np.log(np.maximum(uniform, 1e-30))
+    tokens = race.argmin(-1)
+    tokens[np.isnan(race[np.arange(len(race)), tokens])] = -1
+    return tokens
 
 # %% ../../nbs/generate/01_sampling.ipynb #57dbb599
 def make_generators(

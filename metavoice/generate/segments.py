@@ -24,7 +24,7 @@ from .voice import Voice
 __all__ = ['UNMARKED_END', 'logger', 'MAX_NAMED', 'SEGMENTS_PER_SECTION', 'Segment', 'split_prepared', 'encode_segment',
            'one_per_text', 'prepare_texts', 'warn_left_out', 'make_segments']
 
-# %% ../../nbs/generate/04_segments.ipynb #75be4272
+# %% ../../nbs/generate/04_segments.ipynb #fe3f07ee
 @dataclass
 class Segment:
     "A part of a text on its way to sound."
@@ -37,6 +37,7 @@ class Segment:
     pause: float = 0.  # seconds of silence after it
     section_end: bool = True  # the denoiser starts afresh after it
     codes: Tensor | None = None  # (2, frames) after the first stage, (8, frames) after the second
+    decoded: Tensor | None = None  # (time,) of the codec, if it was decoded to be compared with other takes
     error: MetaVoiceError | None = None  # why it has no sound
     cut: bool = False  # it did not end by itself and was cut
     is_take: bool = False  # one of several takes; only the kept one is reported
@@ -54,15 +55,16 @@ def max_segment_tokens(
         return own
     return min(bundle.first.config.block_size // 23, bundle.second.config.block_size // 12)
 
-# %% ../../nbs/generate/04_segments.ipynb #ea3eab33
+# %% ../../nbs/generate/04_segments.ipynb #05185d9d
 def split_prepared(
     bundle: Bundle,
     text: PreparedText,
+    accent: str = 'american',
 ) -> list[tuple[str, float]]:  # (segment, seconds of silence after it); none after the last
     "Split a text as the models of a bundle need it."
     one_sentence = bool(bundle.defaults.get('one_sentence'))
     limit = max_segment_tokens(bundle) - one_sentence  # place for a full stop
-    return split_with_pauses(text, bundle.tokeniser, limit, one_sentence)
+    return split_with_pauses(text, bundle.tokeniser.with_accent(accent), limit, one_sentence)
 
 
 UNMARKED_END = re.compile(r'\w[^\w,;:.!?…]{0,9}$')
@@ -71,11 +73,12 @@ UNMARKED_END = re.compile(r'\w[^\w,;:.!?…]{0,9}$')
 def encode_segment(
     bundle: Bundle,
     text: str,  # a segment
+    accent: str = 'american',
 ) -> list[int]:
     "Return the text tokens of a segment, the end of text included."
     if bundle.defaults.get('one_sentence') and UNMARKED_END.search(text):
         text += bundle.tokeniser.fit('.')[0]  # nothing in an alphabet without a full stop
-    return bundle.tokeniser.encode(text)
+    return bundle.tokeniser.with_accent(accent).encode(text)
 
 # %% ../../nbs/generate/04_segments.ipynb #8bf98836
 def one_per_text(
@@ -123,7 +126,7 @@ def warn_left_out(
     more = f" and {rest} more" if rest > 0 else ''
     logger.warning("characters that can't be said are left out: %s%s", named, more)
 
-# %% ../../nbs/generate/04_segments.ipynb #4563d417
+# %% ../../nbs/generate/04_segments.ipynb #7e8bce6f
 SEGMENTS_PER_SECTION = 16
 
 
@@ -132,14 +135,16 @@ def make_segments(
     texts: list[str | PreparedText],  # from `prepare_texts`; strings are prepared with the default options
     voices: list[Voice],  # one for each text
     seeds: list[int],  # one for each text
+    accent: str | None = None,  # of all texts; each voice's own if None
 ) -> list[Segment]:  # in the order of the texts
     "Split texts into segments; raises `TextError`."
     segments = []
     for index, (text, voice, seed) in enumerate(zip(prepare_texts(bundle, texts), voices, seeds, strict=True)):
         warn_left_out(text.left_out)
-        parts = split_prepared(bundle, text)
+        said = accent or voice.accent
+        parts = split_prepared(bundle, text, said)
         for n, (part, pause) in enumerate(parts):
             section_end = (n + 1) % SEGMENTS_PER_SECTION == 0 or n + 1 == len(parts)
-            ids = encode_segment(bundle, part)
+            ids = encode_segment(bundle, part, said)
             segments.append(Segment(part, ids, derive_seed(seed, n), voice, index, n, pause, section_end))
     return segments

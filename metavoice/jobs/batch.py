@@ -154,14 +154,15 @@ def row_options(
     cells['voice'] = tts.voice(cells.get('voice', voice))
     return replace(options, **cells).resolve(tts.bundle)
 
-# %% ../../nbs/jobs/01_batch.ipynb #1bc0b5ff
+# %% ../../nbs/jobs/01_batch.ipynb #2817b66f
 def group_rows(
     rows: list[BatchRow],
 ) -> dict[SpeechOptions, list[BatchRow]]:
-    "Return the rows by their options other than voice, seed and language, in the order of their first appearance."
+    "Return the rows by the options that all rows of a batch share, in the order of their first appearance."
     groups = {}
     for row in rows:
-        groups.setdefault(replace(row.options, voice=None, seed=None, language=None), []).append(row)
+        own = dict.fromkeys(('voice', 'seed', 'language', 'accent'))
+        groups.setdefault(replace(row.options, **own), []).append(row)
     return groups
 
 

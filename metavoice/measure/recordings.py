@@ -18,31 +18,72 @@ from ..core.files import atomic_write
 from .recognise import normalise_words
 
 # %% auto #0
-__all__ = ['EVALUATION_TEXTS', 'check_texts', 'read_texts', 'check_new_folder', 'new_folder', 'add_recording',
+__all__ = ['EVALUATION_TEXTS', 'SHORT_TEXTS', 'check_texts', 'read_texts', 'new_folder', 'add_recording',
            'write_recordings_manifest', 'write_recordings', 'read_manifest', 'read_recordings', 'select_recordings']
 
-# %% ../../nbs/measure/02_recordings.ipynb #60054adf
+# %% ../../nbs/measure/02_recordings.ipynb #caf96dc9
 EVALUATION_TEXTS = (
+    "The ferry to the island leaves every forty minutes in summer.",
+    "Have you ever tasted honey straight from the hive?",
+    "Margaret keeps her spare keys under the third flowerpot.",
+    "Nobody expected the orchestra to finish before midnight.",
+    '"Leave the lights on," said Daniel, "I\'ll be back in an hour."',
+    "We need 12 chairs and 3 long tables for the wedding.",
+    "The satellite photographs showed a storm gathering over the Atlantic.",
+    "Why does the washing machine make that terrible noise?",
+    "My grandfather repaired clocks in a tiny shop near the cathedral.",
+    "Turn left at the pharmacy and walk until you reach the fountain.",
+    "The recipe calls for two cups of flour and a pinch of salt.",
+    "Professor Wilson cancelled Thursday's lecture without any explanation.",
+    "Could somebody please explain how this thermostat works?",
+    "Her suitcase was heavier than the airline allows.",
+    "They planted sunflowers along the fence behind the garage.",
+    "I'd rather take the stairs than wait for that elevator.",
+    "The museum opens at 9:30 on weekdays.",
+    '"You forgot your umbrella again," Sophie laughed.',
+    "Electric buses have replaced almost half of the city's fleet.",
+    "It rained so hard that the gutters overflowed.",
+    "Which of these photographs did you take in Portugal?",
+    "The committee approved the budget after a lengthy discussion.",
+    "Be careful, that ladder is missing a step.",
+    "Nobody answered the doorbell.",
+    "Scientists discovered a new species of frog in the rainforest.",
+    "Only seventeen passengers survived the journey across the desert.",
+    "Please remind me to water the plants while you're gone.",
+    "The puppy chewed through my favourite pair of slippers.",
+    "Does your cousin still live above the bakery in Chicago?",
+    "Fresh snow covered the rooftops by the time we woke up.",
+    "He whispered something, shrugged and vanished into the crowd.",
+    "The password has to contain at least eight characters.",
+    "Charlotte and Benjamin have been married since 1987.",
+    "What a magnificent view you have from this balcony!",
+    "The plumber charged us a hundred and fifty dollars for ten minutes of work.",
+    "Sometimes the simplest solution is the hardest one to find.",
+    "I can't believe they sold the old cinema to a supermarket.",
+    "Yesterday's thunderstorm knocked out power across three neighbourhoods.",
+    "How long should the potatoes stay in the oven?",
+    "After the concert, Victoria drove her friends home along the coast.",
+)
+SHORT_TEXTS = (  # of one to three words
+    "Welcome!", "Breakfast?", "Tomorrow.", "Seventeen.", "Incredible!", "Elizabeth.", "Wonderful!", "Strawberries.",
+    "Magnificent!", "Cinnamon.", "Binoculars.", "Basically.", "Forty.", "Vegetables.", "Pardon?", "Umbrella.",
+    "Everywhere.", "Congratulations!", "Good afternoon.", "Many thanks.", "Almost there.", "Who knows?",
+    "20 minutes.", "Hurry up!", "Sounds great!", "Black coffee.", "Next Wednesday.", "Stop it!", "Really, Thomas?",
+    "Happy birthday!", "Three sandwiches.", "No trouble.", "Left, please.", "Forgive me.", "See you later.",
+    "What is that?", "I don't remember.", "Close the window.", "Turn it off.", "Room forty-two.",
+    "Perhaps next year.", "How is Victoria?", "My name's Robert.", "Where's the bathroom?", "Over the hill.",
+    "A small miracle.", "That's quite enough.", "In the garden.", "By 8 o'clock?", "Bring an apple.",
+)  # fmt: skip
+
+# %% ../../nbs/measure/02_recordings.ipynb #65f2afab
+REFERENCE_TEXTS = (
     "My sister bought a warm coat at the market on Friday.",
     "The farmer and his brother carried the heavy table across the street.",
     "Where did you see the white horse this morning?",
-    "Our neighbour made soup for twelve hungry people.",
-    "Please close the kitchen window before you go to the station.",
     "It was dark in the forest, and the children walked slowly.",
-    "The doctor will call you after lunch tomorrow.",
-    "Two birds slept under the old bridge near the river.",
     "I have never read such a wonderful letter.",
-    "The baker sold all of his bread before seven o'clock.",
-    "Anna lost her green hat on the way to school.",
     "Is there enough milk and sugar for your coffee?",
-    "The lion opened one eye and looked at the little boy.",
-    "We waited at the hospital until my father came home.",
-    "Thomas plays the same quiet song every evening.",
-    "The key to the garden door is in the small blue box.",
     "She remembered the answer as soon as the teacher sat down.",
-    "Snow fell on the mountain while the village slept.",
-    "Could you bring me a glass of cold water?",
-    "The boat with the yellow lamp returned from the beach at night.",
 )
 
 # %% ../../nbs/measure/02_recordings.ipynb #5b999eae
@@ -76,7 +117,7 @@ def read_texts(
         raise TextError(f"can't read the texts {path}: {e.strerror}") from None
     return check_texts([line.strip() for line in lines if line.strip()], str(path))
 
-# %% ../../nbs/measure/02_recordings.ipynb #6bc973f0
+# %% ../../nbs/measure/02_recordings.ipynb #926368bf
 def check_new_folder(
     path: str | Path,
 ) -> Path:

@@ -96,7 +96,7 @@ def compile_decode_step(
     model.compiled = run
     return run
 
-# %% ../../nbs/models/03_decode_step.ipynb #d19b31b8
+# %% ../../nbs/models/03_decode_step.ipynb #d1378920
 SINGLE_THREAD_LIMIT = 2**20  # rows times width² up to which a step runs on one thread
 
 
@@ -133,6 +133,17 @@ class DecodeStep:
         else:
             self.speakers = torch.zeros(
                 len(speaker), self.model.config.n_embd, dtype=table.dtype, device=table.device)
+
+    def prefill(
+        self,
+        ids: Tensor,  # (rows, time) prompts, padded to one length
+        speaker: Tensor,  # (rows, 256)
+        cache: KVCache,  # empty, usually a view of this step's cache; is advanced by `lengths`
+        lengths: list[int],  # tokens of each prompt
+    ) -> Tensor:  # (rows, vocabulary) logits after the last token of each prompt
+        "Write the keys and values of prompts to a cache."
+        speaker = speaker if self.model.config.speaker_emb_size else None
+        return self.model.prefill(ids[:, None], speaker, cache, lengths)[:, -1]
 
     def __call__(
         self,

@@ -20,8 +20,8 @@ from ..core.errors import BundleError
 # %% auto #0
 __all__ = ['DF_SAMPLE_RATE', 'DF_HOP_SIZE', 'DF_FFT_SIZE', 'N_ERB_BANDS', 'N_DF_BINS', 'DF_ORDER', 'DF_LOOKAHEAD',
            'DF_CONV_CHANNELS', 'DF_HIDDEN_SIZE', 'DF_DELAY', 'DF_NORM_DECAY', 'DF_WEIGHTS_PATH', 'erb_band_widths',
-           'exponential_moving_average', 'DfState', 'stream_lengths', 'run_in_blocks', 'run_gru', 'SeparableConv',
-           'GroupedLinear', 'DfEncoderOutput', 'DfEncoder', 'ErbDecoder', 'DfDecoder', 'DeepFilterNet',
+           'decay_weights', 'exponential_moving_average', 'DfState', 'stream_lengths', 'run_in_blocks', 'run_gru',
+           'SeparableConv', 'GroupedLinear', 'DfEncoderOutput', 'DfEncoder', 'ErbDecoder', 'DfDecoder', 'DeepFilterNet',
            'load_deepfilternet']
 
 # %% ../../nbs/models/12_deepfilter.ipynb #d1d92a61
@@ -53,8 +53,20 @@ def erb_band_widths() -> list[int]:
     widths[-1] += DF_FFT_SIZE // 2 + 1 - sum(widths)
     return widths
 
-# %% ../../nbs/models/12_deepfilter.ipynb #701a8da3
+# %% ../../nbs/models/12_deepfilter.ipynb #85aea52c
 DF_NORM_DECAY = 0.99  # per frame
+
+
+@lru_cache(32)
+def decay_weights(
+    n: int,  # frames
+) -> tuple[Tensor, Tensor]:  # (n, n) weights of the frames, (n, 1) weight of the average before them
+    "Return the weights of the exponential moving average over a block."
+    with torch.inference_mode(False):  # the cached tensors may be used outside of inference mode
+        age = torch.arange(n)
+        powers = DF_NORM_DECAY ** (age[:, None] - age).clamp(min=0)
+        weights = torch.where(age[:, None] >= age, powers, 0.0) * (1 - DF_NORM_DECAY)
+        return weights, DF_NORM_DECAY ** (age[:, None] + 1)
 
 
 def exponential_moving_average(
@@ -64,10 +76,8 @@ def exponential_moving_average(
     "Return the exponential moving average after each frame."
     out = []
     for block in x.split(128):
-        age = torch.arange(len(block), device=x.device)
-        powers = DF_NORM_DECAY ** (age[:, None] - age).clamp(min=0)
-        weights = torch.where(age[:, None] >= age, powers, 0.0) * (1 - DF_NORM_DECAY)
-        out.append(weights @ block + DF_NORM_DECAY ** (age[:, None] + 1) * start)
+        weights, before = decay_weights(len(block))
+        out.append(torch.addmm(before * start, weights, block))
         start = out[-1][-1]
     return torch.cat(out)
 
@@ -285,7 +295,7 @@ class DfDecoder(nn.Module):
         x = self.short(x).view(-1, N_DF_BINS, DF_ORDER, 2 * DF_ORDER)
         return (sum(x[i : i + n, :, i] for i in range(DF_ORDER)) + self.bias).relu_()
 
-# %% ../../nbs/models/12_deepfilter.ipynb #21267be9
+# %% ../../nbs/models/12_deepfilter.ipynb #b47ee6b3
 class DeepFilterNet(nn.Module):
     "DeepFilterNet3 at 48 kHz (Schröter et al. 2023, https://arxiv.org/abs/2305.08227)."
 
@@ -307,23 +317,23 @@ class DeepFilterNet(nn.Module):
     ) -> tuple[Tensor, Tensor]:  # (time, 481) of these frames; (4+time, 481) with the frames before
         "Return the spectra of the windows that end with each frame."
         windows = state.prepend_history('samples', frames.flatten()).unfold(0, DF_FFT_SIZE, DF_HOP_SIZE)
-        spectrum = torch.fft.rfft(windows * self.window) / DF_FFT_SIZE
+        spectrum = torch.fft.rfft(windows * (self.window / DF_FFT_SIZE))
         return spectrum, state.prepend_history('spectra', spectrum)
 
     def features(
         self,
         spectrum: Tensor,  # (time, 481)
         state: DfState,
-    ) -> tuple[Tensor, Tensor]:  # (time, 3, 32), (time, 6, 96)
-        "Return the normalised bands and low bins of each frame and of the two before it."
+    ) -> tuple[Tensor, Tensor]:  # (2+time, 32), (2+time, 2, 96) real and imaginary parts
+        "Return the normalised bands and low bins of each frame, after those of the two frames before."
         spectrum = spectrum * state.feature_gain
         level = 10 * ((spectrum.real.square() + spectrum.imag.square()) @ self.share + 1e-10).log10()
-        mean, low = exponential_moving_average(level, state.level), spectrum[:, :N_DF_BINS]
-        size = exponential_moving_average(low.abs(), state.size)
-        state.level, state.size = mean[-1], size[-1]
-        bands = state.prepend_history('bands', (level - mean) / 40).unfold(0, 3, 1).transpose(1, 2)
-        bins = state.prepend_history('bins', torch.view_as_real(low / size.sqrt()).transpose(1, 2)).unfold(0, 3, 1)
-        return bands, bins.transpose(2, 3).flatten(1, 2)
+        low = spectrum[:, :N_DF_BINS]
+        both, start = torch.cat([level, low.abs()], 1), torch.cat([state.level, state.size])
+        mean, size = exponential_moving_average(both, start).split([N_ERB_BANDS, N_DF_BINS], 1)
+        state.level, state.size = mean[-1].clone(), size[-1].clone()
+        bands = state.prepend_history('bands', (level - mean) / 40)
+        return bands, state.prepend_history('bins', torch.view_as_real(low / size.sqrt()).transpose(1, 2))
 
     def encode(
         self,
@@ -331,9 +341,12 @@ class DeepFilterNet(nn.Module):
         streams: list,  # of (frames, DfState)
     ) -> DfEncoderOutput:
         "Run the encoder on all streams."
-        features = [self.features(spectrum, state) for spectrum, (_, state) in zip(spectra, streams)]
-        bands, bins = map(torch.cat, zip(*features))
-        return self.hearing(bands, bins, streams)
+        bands, bins = [], []
+        for spectrum, (_, state) in zip(spectra, streams):
+            band, low = self.features(spectrum, state)
+            bands.append(band.unfold(0, 3, 1).transpose(1, 2))
+            bins.append(low.unfold(0, 3, 1).transpose(2, 3).flatten(1, 2))
+        return self.hearing(torch.cat(bands), torch.cat(bins), streams)
 
     def forward(
         self,
@@ -373,11 +386,10 @@ class DeepFilterNet(nn.Module):
     ) -> Tensor:  # (time, 480)
         "Apply gains and filters to the spectra, and return the samples."
         original = spectra[DF_LOOKAHEAD:-DF_LOOKAHEAD]  # the frames that the gains are for
-        cleaned = original * gains[:, self.band]
-        cleaned[:, :N_DF_BINS] = (spectra[:, :N_DF_BINS].unfold(0, DF_ORDER, 1) * filters).sum(-1)
-        if keep:
-            cleaned = torch.lerp(cleaned, original, keep)
-        windows = torch.fft.irfft(cleaned * DF_FFT_SIZE, DF_FFT_SIZE) * self.window
+        cleaned = original * (gains * (1 - keep) + keep).index_select(1, self.band)
+        low = (spectra[:, :N_DF_BINS].unfold(0, DF_ORDER, 1) * filters).sum(-1)
+        cleaned[:, :N_DF_BINS] = torch.lerp(low, original[:, :N_DF_BINS], keep) if keep else low
+        windows = torch.fft.irfft(cleaned, DF_FFT_SIZE) * (self.window * DF_FFT_SIZE)
         tails = state.prepend_history('tail', windows[:, DF_HOP_SIZE:].flatten())[:-DF_HOP_SIZE]
         return windows[:, :DF_HOP_SIZE] + tails.view(-1, DF_HOP_SIZE)
 

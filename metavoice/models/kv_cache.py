@@ -365,6 +365,25 @@ def merge(
     "Add the rows of a view to the rows in use."
     self._set_counts(self.counts + other.counts)
 
+# %% ../../nbs/models/01_kv_cache.ipynb #52dfd329
+@patch
+def append_copies(
+    self: KVCache,
+    rows: list[int],  # rows in use to copy
+    lengths: list[int],  # positions to copy of each
+):
+    "Add rows that are copies of the beginning of others; raises `OptionError` if they don't fit."
+    if self.batch+len(rows) > self.rows:
+        what = f"{len(rows)} rows more than the {self.batch} in use"
+        raise OptionError(f"{what} don't fit into a cache of {self.rows}")
+    if rows:
+        longest, new = max(lengths), slice(self.batch, self.batch+len(rows))
+        for buffers in (self._keys, self._values):
+            for o in buffers:
+                n = longest if o.ndim == 4 else -(-longest//KEY_TILE)
+                o[new, :, :n] = o[rows, :, :n]
+        self._set_counts(self.counts+lengths)
+
 # %% ../../nbs/models/01_kv_cache.ipynb #e4b73a0d
 class StaticKVCache:
     "All rows and all allocated positions of a `KVCache`, with one new token per row at its own position."

@@ -40,7 +40,7 @@ def encode_letters(
     letters = "".join(c if c in ids else " " for c in text.lower())
     return torch.tensor([ids[c] for c in re.sub(" +", " ", letters).strip()], dtype=torch.long)
 
-# %% ../../nbs/models/14_listener.ipynb #00e87979
+# %% ../../nbs/models/14_listener.ipynb #ac33d670
 class CTCScorer(nn.Module):
     "Phone logits every 10 ms and letter logits every 20 ms."
     sample_rate, hop = 24_000, 240
@@ -55,14 +55,22 @@ class CTCScorer(nn.Module):
         self.to_phones, self.fold = nn.Conv1d(c.width, c.phones, 1), nn.Linear(2 * c.width, c.wide)
         self.blocks = nn.Sequential(*[ConvNeXtBlock(c.wide, c.hidden, 1 / c.blocks) for _ in range(c.blocks)])
         self.norm, self.to_letters = nn.LayerNorm(c.wide), nn.Linear(c.wide, len(c.alphabet) + 1)
+        self.session = None  # runs `letter_logits` in place of PyTorch, see `models.part_graphs`
+
+    def features(
+        self,
+        x: Tensor,  # (batch, time) at 24 kHz
+    ) -> Tensor:  # (batch, 64, frames)
+        "Return the log-mel spectrogram minus its mean over time, the input of the network."
+        mel = log_mel(x, self.sample_rate, 640, self.hop, 64, centre=False).clamp(min=-7)
+        return (mel - mel.mean(-1, keepdim=True)) / 2
 
     def layers(
         self,
         x: Tensor,  # (batch, time) at 24 kHz
     ) -> list:  # of (batch, width, frames)
         "Return the output of each convolution."
-        mel = log_mel(x, self.sample_rate, 640, self.hop, 64, centre=False).clamp(min=-7)
-        h = self.bands((mel - mel.mean(-1, keepdim=True)) / 2)
+        h = self.bands(self.features(x))
         outputs = []
         for convolution, norm in zip(self.convolutions, self.norms):
             h = h + convolution(F.gelu(norm(h)))
@@ -79,7 +87,16 @@ class CTCScorer(nn.Module):
         h = h[:, : h.shape[1] // 2 * 2].reshape(h.shape[0], -1, 2 * h.shape[2])
         return self.to_letters(self.norm(self.blocks(self.fold(h)))).float()
 
-# %% ../../nbs/models/14_listener.ipynb #108df060
+    def letter_logits(
+        self,
+        x: Tensor,  # (batch, time) at 24 kHz, two frames or more
+    ) -> Tensor:  # (batch, frames/2, 1 + letters), the blank first
+        "Return letter logits, without gradients if onnxruntime computes them."
+        if self.session is not None:
+            return self.session(mel=self.features(x))[0]
+        return self.letters(self.layers(x))
+
+# %% ../../nbs/models/14_listener.ipynb #d0e2f361
 @torch.inference_mode()
 def ctc_score(
     listener: CTCScorer,
@@ -93,7 +110,7 @@ def ctc_score(
     x = audio.resample(listener.sample_rate).samples
     if len(x) < 2 * listener.hop:
         return -torch.inf
-    logits = listener.letters(listener.layers(x[None].to(device)))[0].log_softmax(-1).cpu()
+    logits = listener.letter_logits(x[None].to(device))[0].log_softmax(-1).cpu()
     lengths = torch.tensor([len(logits)]), torch.tensor([len(letters)])
     loss = F.ctc_loss(logits[:, None], letters, *lengths, reduction="sum")
     return -loss.item() / len(letters)

@@ -62,9 +62,9 @@ class OpenAISpeechRequest(BaseModel):
         None, description="Must be empty; the models take no instructions.", max_length=4096
     )
 
-# %% ../../nbs/serve/10_schema.ipynb #e2c3088a
+# %% ../../nbs/serve/10_schema.ipynb #c8280ca4
 SAMPLING_FIELDS = ('guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature')
-TEXT_FIELDS = ('spoken', 'language', 'emoji', 'strict')
+TEXT_FIELDS = ('spoken', 'language', 'accent', 'emoji', 'strict')
 MAX_LANGUAGE = 35  # characters in the name of a language
 
 

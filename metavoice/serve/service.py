@@ -40,7 +40,7 @@ class QueueFull(MetaVoiceError):
         super().__init__(message)
         self.retry = retry
 
-# %% ../../nbs/serve/06_service.ipynb #6c94cb2c
+# %% ../../nbs/serve/06_service.ipynb #1cf1c6cb
 class SpeechService:
     "Speech for many jobs at once; close it, or use it in a `with` statement."
 
@@ -56,7 +56,7 @@ class SpeechService:
         self.tts, self.max_jobs, self.slots = tts, max_batch + queue, Slots(decode_workers)
         self.max_batch, self.jobs, self.lock = max_batch, set(), threading.Lock()
         self.scheduler = BatchScheduler(tts.bundle, max_batch, groups, on_step)
-        self.denoiser = BatchedDenoiser(self.slots)
+        self.denoiser = BatchedDenoiser(self.slots, engine=tts.bundle.denoiser_engine)
         self.pool = ThreadPoolExecutor(max_batch, 'speech')
         self.mean_seconds, self.last_trim = 1.0, time.monotonic()
 

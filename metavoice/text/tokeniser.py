@@ -195,7 +195,7 @@ def learn_merges(
         del counts[best]
     return merges
 
-# %% ../../nbs/text/00_tokeniser.ipynb #f75b20dc
+# %% ../../nbs/text/00_tokeniser.ipynb #e239878b
 END_OF_TEXT = '<|endoftext|>'
 
 
@@ -208,6 +208,7 @@ class Tokeniser:
     special_tokens: dict | None = None  # name → id; None: `END_OF_TEXT` after the last rank
     name: str = 'own'  # for error messages
     alphabet: str | None = None  # characters of the training texts; None: Latin-1
+    accents = ()  # names of the accents that a text can be encoded in; letters have none
 
     def __post_init__(self):
         n, title = len(self.mergeable_ranks), f"tokeniser {self.name!r}"
@@ -256,6 +257,17 @@ class Tokeniser:
     def encode(self, text: str) -> list:
         "Return the ids of a normalised text, then the end of text; special tokens in the text are encoded as text."
         return self.encoding.encode_ordinary(text) + [self.end_of_text]
+
+    def with_accent(self, accent: str | None) -> Tokeniser:
+        "Return this tokeniser, because letters are the same in every accent."
+        return self
+
+    def require_accent(self, accent: str | None) -> Tokeniser:
+        "Return the tokeniser for an accent that is asked for; raises `OptionError` if it has none, as with letters."
+        if accent is not None and accent not in self.accents:
+            known = f"use {' or '.join(self.accents)}" if self.accents else "the model reads letters; leave it out"
+            raise OptionError(f"accent {accent!r} is unknown: {known}")
+        return self.with_accent(accent)
 
     def normalise(self, text: str) -> str:
         "Normalise a text with this tokeniser's alphabet; raises `TextError`."

@@ -54,7 +54,7 @@ __all__ = ['logger', 'FINETUNE_TIME_SHARES', 'IN_MEMORY_RECORDINGS', 'Finetuner'
 # %% ../../nbs/train/23_finetune.ipynb #e49fd18a
 logger = logging.getLogger(__name__)
 
-# %% ../../nbs/train/23_finetune.ipynb #0c05eca3
+# %% ../../nbs/train/23_finetune.ipynb #b1b8aa8d
 FINETUNE_TIME_SHARES = dict(first=0.3, second=0.2, decoder=0.5)  # shares of a training that is given in minutes
 
 
@@ -113,7 +113,9 @@ class Finetuner:
         bundle = load_bundle(c.model, str(self.accelerator.device), 'float32', revision=c.revision)
         if 'base' in bundle.manifest:
             raise OptionError(f"{c.model} is an adapter; merge it first: metavoice merge {c.model} --out FOLDER")
-        return replace_tokeniser(bundle, self.tokeniser, c.seed) if self.tokeniser else bundle
+        bundle = replace_tokeniser(bundle, self.tokeniser, c.seed) if self.tokeniser else bundle
+        bundle.tokeniser = bundle.tokeniser.require_accent(c.accent)
+        return bundle
 
     @cached_property
     def tokeniser(self) -> Tokeniser | None:
@@ -278,18 +280,18 @@ def draw_speakers(
     kept = self.recordings.speakers(batch, rng)
     return kept * (torch.rand(len(batch), 1, generator=rng) >= self.config.drop_speaker)
 
-# %% ../../nbs/train/23_finetune.ipynb #bcbabb26
+# %% ../../nbs/train/23_finetune.ipynb #c89ca61d
 @patch
 def generate_samples(self: Finetuner, model: GPT, step: int) -> list:  # file names in the run's folder
     "Speak the sample sentences with the current weights."
     (self.out / 'samples').mkdir(exist_ok=True)
     tts, names, c = TTS(self.bundle), [], self.config
-    options = dict(spoken=c.spoken, language=c.language, lexicon=c.lexicon, vocoder='codec', denoise=False)
+    how = {name: getattr(c, name) for name in 'spoken language lexicon accent'.split()}
     with generation_mode(model):
         for i, text in enumerate(c.sample_texts[: c.samples]):
             path = self.out / 'samples' / f'step-{step:06}-{i + 1}.ogg'
             try:
-                audio = tts.synthesise(text, self.sample_voice, seed=i, **options)
+                audio = tts.synthesise(text, self.sample_voice, seed=i, vocoder='codec', denoise=False, **how)
             except MetaVoiceError as e:
                 logger.warning("no sample at step %d: %s", step, e)
                 continue
@@ -431,13 +433,12 @@ def train_codec_decoder(self: Finetuner) -> bool:  # whether it was trained to t
     )
     return self.trainer.progress >= 1
 
-# %% ../../nbs/train/23_finetune.ipynb #01dd31bf
+# %% ../../nbs/train/23_finetune.ipynb #41eced9a
 @patch
 def reference_voices(self: Finetuner) -> dict:  # as `write_bundle` takes voices
     "Write half a minute of the new voice, or return the base's voices if the recordings are of several speakers."
-    voices = write_reference(self.out / 'reference.ogg', self.recordings, self.name, bool(self.report.speakers))
-    sources = self.base.manifest['voices']
-    return voices or {name: (file, sources[name]['source']) for name, file in self.base.voices.items()}
+    about = self.name, bool(self.report.speakers), self.config.accent
+    return write_reference(self.out / 'reference.ogg', self.recordings, *about) or self.base.voice_files()
 
 
 @patch

@@ -116,12 +116,13 @@ def validation_batches(
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     return [(*collate(batch, rng), speakers(batch)) for batch in batches]
 
-# %% ../../nbs/train/21_recordings.ipynb #c72b7a7f
+# %% ../../nbs/train/21_recordings.ipynb #8ebc13f5
 def write_reference(
     path: Path,  # the sound file to write
     recordings: Recordings,
     name: str,  # of the run
     has_names: bool = False,  # the data name their speakers
+    accent: str | None = None,  # of the voice, if it is known
 ) -> dict:  # as `write_bundle` takes voices; empty if there are several speakers
     "Write half a minute of the recordings' speaker."
     names = {u.voice for u in recordings.train}
@@ -131,7 +132,7 @@ def write_reference(
     (samples,) = concatenate_clips(clips, recordings.encoder, n=1)
     Audio(samples, codec.sample_rate).save(path)
     voice = re.sub(r'[^\w-]+', '-', names.pop()) if recordings.is_one_voice or has_names else name
-    return {voice: (path, f"the recordings that {name} was finetuned on")}
+    return {voice: (path, f"the recordings that {name} was finetuned on", *([accent] if accent else []))}
 
 # %% ../../nbs/train/21_recordings.ipynb #9268d229
 def fits_second_stage(

@@ -21,7 +21,7 @@ __all__ = ['TEXT_DEFAULTS', 'BASE_WIDTH', 'BASE_LEARNING_RATE', 'LORA_LEARNING_R
            'DEFAULT_DECODER_STEPS', 'RESUMABLE_SETTINGS', 'FinetuneConfig', 'fill_text_settings', 'caption_options',
            'text_defaults', 'fill_config', 'check_resume']
 
-# %% ../../nbs/train/17_settings.ipynb #157eb3e2
+# %% ../../nbs/train/17_settings.ipynb #e03f79e4
 @dataclass(frozen=True)
 class FinetuneConfig(Settings):
     "What is finetuned, on which recordings, and how; raises `OptionError` for a value that isn't allowed."
@@ -32,6 +32,8 @@ class FinetuneConfig(Settings):
     # expand numbers, abbreviations and symbols in captions into words (default: as the model; no with a new tokeniser)
     spoken: Annotated[bool, NO_FLAG] | None = None
     language: str | None = None  # how numbers and dates are said: en or en-US, en-GB, or a registered language
+    # the speaker's accent, for a model that reads phonemes: american or british (default: american)
+    accent: Literal['american', 'british'] | None = None
     lexicon: str | None = None  # pronunciations: a .tsv file, on each line a word, a tab and how it is said
     strict: bool = False  # refuse a caption with a character that can't be said; by default it is left out
     out: str = 'finetuned'  # folder of the run: settings, log, checkpoints, samples, and the result in bundle/

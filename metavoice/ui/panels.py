@@ -276,7 +276,7 @@ def speech_sliders(
 # %% ../../nbs/ui/01_panels.ipynb #946122e1
 VOCODER_LABELS = dict(codec="the codec's own (fast)", mbd="multi-band diffusion")
 
-# %% ../../nbs/ui/01_panels.ipynb #2a15c2ed
+# %% ../../nbs/ui/01_panels.ipynb #1632063d
 class SettingsPanel(VBox):
     "Speech options: sliders, seed, vocoder and denoiser."
 
@@ -293,6 +293,8 @@ class SettingsPanel(VBox):
         self.denoise = Checkbox(True, description="on", indent=False)
         self.spoken = defaults.spoken  # the model's own
         self.as_written = Checkbox(not self.spoken, description="on", indent=False)
+        accents = [(accent.capitalize(), accent) for accent in tts.bundle.tokeniser.accents]
+        self.accent = Dropdown(options=[("The voice's own", None), *accents], value=None)
         super().__init__([add_classes(Box(self.make_controls()), 'settings')])
 
     def make_controls(self) -> list:
@@ -300,6 +302,8 @@ class SettingsPanel(VBox):
         labels, about = sliders(), field_comments(SpeechOptions)
         seed = add_classes(HBox([self.seed, self.new_seed]), 'row')
         controls = [labelled_control(labels[name].label, about[name], s) for name, s in self.sliders.items()]
+        if len(self.accent.options) > 1:  # the model reads phonemes
+            controls.append(labelled_control("Accent", "how words are pronounced", self.accent))
         return [
             *controls,
             labelled_control("Top k", f"{about['top_k']}; 0 for the model's own choice", self.top_k),
@@ -318,6 +322,8 @@ class SettingsPanel(VBox):
         options |= dict(seed=self.seed.value, vocoder=self.vocoder.value, denoise=self.denoise.value)
         if self.as_written.value == self.spoken:
             options['spoken'] = not self.spoken
+        if self.accent.value:
+            options['accent'] = self.accent.value
         return options | (dict(top_k=self.top_k.value) if self.top_k.value else {})
 
     def restore(
@@ -331,6 +337,7 @@ class SettingsPanel(VBox):
         self.seed.value, self.new_seed.value = options['seed'], False
         self.vocoder.value, self.denoise.value = options['vocoder'], options['denoise']
         self.as_written.value = not options.get('spoken', self.spoken)
+        self.accent.value = options.get('accent')
 
 # %% ../../nbs/ui/01_panels.ipynb #1319ed35
 @dataclass

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from tiny import write_tiny_bundle
 
 import metavoice.jobs.batch as batch
 from metavoice.audio.encode import to_int16
 from metavoice.core.errors import AudioError, OptionError, OutputError, TextError
 from metavoice.generate.options import SpeechOptions
+from metavoice.generate.tts import TTS
 from metavoice.jobs.batch import (
     BatchRow,
     ResultsLog,
@@ -176,6 +178,17 @@ def test_rows_have_a_language_and_share_their_batches(tts, quick, tmp_path, writ
     quick.clear()
     assert run_batch(tts, table, tmp_path / "out", denoise=False)["skipped"] == 3 and not quick
     assert run_batch(tts, table, tmp_path / "out", denoise=False, lexicon=dict(a="b"))["spoken"] == 3
+
+
+def test_rows_have_an_accent_and_share_their_batches(quick, tmp_path, write_table):
+    pytest.importorskip("hibari")
+    tts = TTS.from_pretrained(write_tiny_bundle(tmp_path / "tiny", phonemes=True), "cpu")
+    table = write_table(tmp_path, "id,text,accent\na,The dance.,american\nb,The dance.,british\nc,The dance.,\nd,X,welsh\n")
+    done = run_batch(tts, table, tmp_path / "out", denoise=False)
+    assert len(batch.group_rows([BatchRow("a", "", SpeechOptions(accent=a)) for a in (None, "british")])) == 1
+    american, british, own = (segment.ids for segment in quick)
+    assert american != british == own and [row["id"] for row in done["failed"]] == ["d"]
+    assert "use american or british" in done["failed"][0]["error"]
 
 
 def test_seeds_follow_from_ids_and_not_from_places(tts, quick, tmp_path, write_table):

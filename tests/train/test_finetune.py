@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from tiny import write_tiny_bundle
 
 from metavoice.bundle.load import load_bundle
 from metavoice.core.errors import MetaVoiceError, OptionError
@@ -273,3 +274,21 @@ def test_folders_that_cannot_hold_a_run(tmp_path, settings, name):
         run = Finetuner(out=str(tmp_path / name), **settings)
         run.prepare()
         run.resolve_settings()
+
+
+def test_a_model_that_reads_phonemes_is_finetuned_with_an_accent(tmp_path, settings):
+    pytest.importorskip("hibari")
+    model = write_tiny_bundle(tmp_path / "tiny", phonemes=True)
+    settings |= dict(model=str(model), method="lora", steps=2, samples=1, sample_texts=["The dance."])
+    run = Finetuner(out=str(tmp_path / "run"), accent="british", **settings)
+    run.run()
+    tokeniser = run.bundle.tokeniser
+    assert tokeniser.accent == "british" and (run.out / "samples").iterdir()
+    clip = run.recordings.clips[0]
+    assert clip.ids == tokeniser.encode(clip.text, "british") != tokeniser.encode(clip.text, "american")
+    assert set(load_bundle(run.out, "cpu").voice_accents.values()) == {"british"}
+
+
+def test_letters_have_no_accent(tmp_path, settings):
+    with pytest.raises(OptionError, match="'british' is unknown: the model reads letters"):
+        Finetuner(out=str(tmp_path / "run"), accent="british", **settings).run()

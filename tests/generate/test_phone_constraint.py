@@ -1,0 +1,115 @@
+"Speech of a model that reads phonemes says the phones of its text, all of them and in order."
+from dataclasses import replace
+from itertools import groupby
+
+import pytest
+import torch
+from tiny import write_tiny_bundle
+
+from metavoice.core.errors import OptionError
+from metavoice.generate.codes import Generation, frame_limits, make_phone_track
+from metavoice.generate.decoding import decode_steps
+from metavoice.generate.options import SpeechOptions
+from metavoice.generate.tts import TTS
+from metavoice.text.phonemes import PAUSE
+
+TEXTS = ["The old man walked to the river.", "Yes.", "Bad day, dad did!", "I can't read what I read yesterday."]
+
+
+@pytest.fixture(scope="module")
+def tts(tmp_path_factory):
+    pytest.importorskip("hibari")
+    return TTS.from_pretrained(write_tiny_bundle(tmp_path_factory.mktemp("phonemes") / "tiny", phonemes=True), "cpu")
+
+
+def said(bundle, codes):
+    "The phones of the first codebook, without pauses and repetitions."
+    names = [bundle.codec.config.phones[bundle.codec.entry_phones[code]] for code in codes[0].tolist()]
+    return [name for name, _ in groupby(name for name in names if name != PAUSE)]
+
+
+def wanted(bundle, ids):
+    "The phones of a text, without pauses; two equal neighbours are one."
+    return [name for name, _ in groupby(s.name for s in bundle.tokeniser.states(ids) if s.name != PAUSE)]
+
+
+@pytest.mark.parametrize("options", [{}, dict(guidance=3.0), dict(guidance=1.0, prompt_guidance=2.0, top_p=0.5),
+                                     dict(temperature=0)], ids=str)  # fmt: skip
+def test_every_phone_is_said_in_order(tts, options):
+    found = tts.codes(TEXTS, seed=3, **options)
+    segments = tts.segments(TEXTS, None, 3)
+    for segment, (codes,) in zip(segments, found, strict=True):
+        phones, expected = said(tts.bundle, codes), wanted(tts.bundle, segment.ids)
+        cut = codes.shape[1] == frame_limits(tts.bundle, segment)[1]  # random weights stay too long
+        assert phones == expected or (cut and phones == expected[: len(phones)])
+
+
+def test_a_row_doesnt_depend_on_the_batch(tts):
+    together = tts.codes(TEXTS, seed=5)
+    for text, (codes,) in zip(TEXTS, together):
+        assert torch.equal(tts.codes([text], seed=5)[0][0], codes)
+
+
+def test_without_the_constraint_the_phones_are_others(tts):
+    segment = tts.segments(TEXTS[:1], None, 1)[0]
+    sampling = {k: v for k, v in SpeechOptions().resolve(tts.bundle).sampling().items() if k != "constrain"}
+    phones = {}
+    for constrain in (True, False):
+        generation = Generation(tts.bundle, segment)
+        request = replace(generation.request(), seed=1)
+        steps = decode_steps(tts.bundle.first, [request], layout=tts.bundle.layout, **sampling, constrain=constrain)
+        tokens = [token for ((_, token, _),) in steps]
+        codes = [token for token in tokens[::2] if token < tts.bundle.layout.codebook_size]
+        phones[constrain] = said(tts.bundle, torch.tensor([codes]))
+    assert phones[True] == wanted(tts.bundle, segment.ids) != phones[False]
+
+
+def test_departures_are_measured(tts):
+    segment = tts.segments(TEXTS[:1], None, 1)[0]
+    generation = Generation(tts.bundle, segment)
+    request = generation.request()
+    request.track.measure = True
+    sampling = SpeechOptions().resolve(tts.bundle).sampling()
+    for _ in decode_steps(tts.bundle.first, [request], layout=tts.bundle.layout, **sampling):
+        pass
+    assert request.track is generation.track and request.track.steps > 10
+    assert 0.3 < request.track.departures / request.track.steps < 1  # the weights are random
+
+
+def test_a_voice_has_an_accent(tts):
+    assert tts.voice("tiny").accent == "british" and tts.bundle.voice_accents == dict(tiny="british")
+    tokeniser = tts.bundle.tokeniser
+    ids = [tts.segments(["The dance."], None, 1, SpeechOptions(accent=accent))[0].ids
+           for accent in (None, "british", "american")]  # fmt: skip
+    assert ids[0] == ids[1] == tokeniser.encode("The dance.", "british") != ids[2] == tokeniser.encode("The dance.")
+    american = replace(tts.voice("tiny"), accent="american")
+    assert tts.segments(["The dance."], american, 1)[0].ids == ids[2]
+
+
+def test_an_accent_is_kept_by_save(tts, tmp_path):
+    again = TTS.from_pretrained(tts.bundle.save(tmp_path / "copy", dtype="float32"), "cpu")
+    assert again.voice("tiny").accent == "british" and again.bundle.tokeniser == tts.bundle.tokeniser
+    assert torch.equal(again.bundle.codec.entry_phones, tts.bundle.codec.entry_phones)
+    assert again.bundle.codec.config.phones == tts.bundle.codec.config.phones
+
+
+def test_letters_have_no_accent():
+    nano = TTS.from_pretrained("nano", device="cpu")
+    assert make_phone_track(nano.bundle, nano.segments(["Yes."], None, 1)[0]) is None
+    with pytest.raises(OptionError, match="the model reads letters"):
+        nano.segments(["Yes."], None, 1, SpeechOptions(accent="british"))
+
+
+def test_long_texts_are_split_by_phonemes(tts):
+    text = "The old man walked to the river, and the little dog ran after him through the wood. " * 12
+    tts.bundle.defaults["piece_tokens"] = 120
+    segments = tts.segments([text], None, 1)
+    del tts.bundle.defaults["piece_tokens"]
+    assert len(segments) >= 12 and max(len(segment.ids) for segment in segments) <= 120
+    assert " ".join(segment.text for segment in segments) == text.strip()
+
+
+def test_synthesis_and_streams(tts):
+    whole = tts.synthesise(TEXTS[1], seed=1, denoise=False)
+    parts = [chunk.samples for chunk in tts.stream(TEXTS[1], seed=1, denoise=False)]
+    assert len(whole.samples) == sum(map(len, parts)) > 0
