@@ -1,7 +1,10 @@
 "Text to speech with MetaVoice-1B: clone a voice, finetune it, read text of any length."
 __version__ = "0.1.0"
 
+import os
 from importlib import import_module
+
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # onnxruntime reads it when it is imported
 
 _MODULES = dict(TTS='generate.tts', Audio='audio.sound', Voice='generate.voice')
 __all__ = list(_MODULES)

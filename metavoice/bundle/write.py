@@ -34,9 +34,10 @@ from .manifest import PART_FILES, PART_KINDS
 from .released import DEFAULT_GENERATION_OPTIONS, ENCODEC_REPO, MANIFEST_FORMAT, make_hub_entry
 
 # %% auto #0
-__all__ = ['DTYPE_NAMES', 'RANDOM_SIZES', 'export_state_dict', 'find_foreign_files', 'read_umask', 'replace_folder',
-           'atomic_folder', 'make_part_entry', 'copy_voices', 'write_repeated', 'write_random_weights', 'make_manifest',
-           'write_parts', 'write_bundle', 'pick_random_configs', 'make_random_parts', 'write_random_bundle']
+__all__ = ['BUNDLE_FILES', 'DTYPE_NAMES', 'RANDOM_SIZES', 'export_state_dict', 'find_foreign_files', 'read_umask',
+           'replace_folder', 'atomic_folder', 'make_part_entry', 'copy_voices', 'write_repeated',
+           'write_random_weights', 'make_manifest', 'write_parts', 'write_bundle', 'pick_random_configs',
+           'make_random_parts', 'write_random_bundle']
 
 # %% ../../nbs/bundle/04_write.ipynb #769ce0cd
 def export_state_dict(
@@ -54,10 +55,15 @@ def export_state_dict(
     buffers = {name: t.detach().cpu().contiguous() for name, t in module.named_buffers() if name in kept}
     return strip_compile_prefix(out | buffers)
 
-# %% ../../nbs/bundle/04_write.ipynb #d4ffb06d
-def find_foreign_files(folder: Path) -> list:  # names
+# %% ../../nbs/bundle/04_write.ipynb #9a74eb5b
+BUNDLE_FILES = {"bundle.json", "voices", "README.md", "LICENSE", "adapter.safetensors", *PART_FILES.values()}
+
+
+def find_foreign_files(
+    folder: Path,
+    own: set = BUNDLE_FILES,  # names that may be there
+) -> list:  # names
     "Return the names in a folder that are not part of a bundle."
-    own = {"bundle.json", "voices", "README.md", "LICENSE", "adapter.safetensors", *PART_FILES.values()}
     return sorted(path.name for path in folder.iterdir() if path.name not in own)
 
 
@@ -84,16 +90,17 @@ def replace_folder(
         os.rename(path, old)
     os.rename(new, path)
 
-# %% ../../nbs/bundle/04_write.ipynb #dc2eecbd
+# %% ../../nbs/bundle/04_write.ipynb #8092a55e
 @contextmanager
 def atomic_folder(
-    path: str | Path,  # the destination; one that holds a bundle is replaced
+    path: str | Path,  # the destination; one that holds nothing else than `own` files is replaced
+    own: set = BUNDLE_FILES,
 ):
     "Yield a temporary folder that is renamed to `path` on success and removed otherwise. Raises `OutputError`."
     path = Path(path).expanduser().absolute()
     if path.exists() and not path.is_dir():
         raise OutputError(f"can't write {path}: it is a file")
-    if path.is_dir() and (foreign := find_foreign_files(path)):
+    if path.is_dir() and (foreign := find_foreign_files(path, own)):
         raise OutputError(
             f"can't replace {path}: it holds {foreign[0]}, which isn't part of a model; choose another folder"
         )

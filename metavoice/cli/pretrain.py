@@ -17,16 +17,18 @@ def pretrain_stages() -> tuple:
 
     return 'all', *PRETRAIN_STAGES
 
-# %% ../../nbs/cli/06_pretrain.ipynb #0f3a4e35
+# %% ../../nbs/cli/06_pretrain.ipynb #6c555143
 PRETRAIN_EPILOG = """examples:
-  metavoice pretrain --hours 3                     # train nano from scratch (needs flite and wordnet-base)
+  metavoice pretrain --corpus shards --hours 40    # train nano from scratch on shards of a teacher's speech
+  metavoice pretrain --hours 3                     # on speech of Flite (needs flite and wordnet-base)
+  metavoice pretrain --corpus a b --shares 3 1     # on two corpora; of 4 seconds that the codec hears, 3 are of a
   metavoice pretrain --stage first --hours 5       # train one stage; the stages before it must be finished
   metavoice pretrain --start nano --hours 2        # continue the training of nano
   metavoice pretrain --size tiny --steps 4         # dry run of every stage
   metavoice synthesise "Hello." --model nano-run/bundle
 """
 
-# %% ../../nbs/cli/06_pretrain.ipynb #fcd19540
+# %% ../../nbs/cli/06_pretrain.ipynb #d86a8502
 def add_start_arguments(
     command,  # a parser
 ):
@@ -39,9 +41,17 @@ def add_start_arguments(
     )
     command.add_argument(
         '--corpus',
+        nargs='+',
         metavar='DIR',
-        help="corpus of your own, a folder with samples.i16 and manifest.jsonl (default: nano's, made with flite "
+        help="folders of speech: shards, or samples.i16 and manifest.jsonl; they may grow (default: made with flite "
         "and WordNet)",
+    )
+    command.add_argument(
+        '--shares',
+        nargs='+',
+        type=bounded_number(0.001, 10_000),
+        metavar='S',
+        help="how much of each corpus the codec hears (default: by their hours)",
     )
     command.add_argument(
         '--start',
@@ -90,7 +100,7 @@ def add_pretrain_parser(
     command.add_argument('-q', '--quiet', action='store_true', help="print no progress bars")
     command.set_defaults(run=pretrain_command, interrupted="the checkpoints are kept; the same command continues")
 
-# %% ../../nbs/cli/06_pretrain.ipynb #2a73d266
+# %% ../../nbs/cli/06_pretrain.ipynb #bc19fa6c
 def pretrain_command(
     args,  # parsed arguments
 ):
@@ -100,7 +110,8 @@ def pretrain_command(
     from metavoice.train.pretrain import Pretrainer
 
     on_progress = None if args.quiet else tqdm
-    trainer = Pretrainer(args.out, args.hours, args.size, args.corpus, args.steps, on_progress, args.start)
+    data = dict(corpus=args.corpus, start=args.start, shares=args.shares)
+    trainer = Pretrainer(args.out, args.hours, args.size, steps=args.steps, on_progress=on_progress, **data)
     trainer.run(args.stage)
     bundle = trainer.out / 'bundle'
     if args.stage in ('all', 'bundle'):

@@ -332,14 +332,15 @@ def count_work_units(
     texts = len(task.texts) + len(task.short)
     return timed + len(task.teacher) * teacher + 2 * len(task.speakers) * texts * len(task.runs)
 
-# %% ../../nbs/measure/05_evaluate.ipynb #a2f2fc07
+# %% ../../nbs/measure/05_evaluate.ipynb #5bb9f145
 def progress_counter(
-    on_progress: Callable | None,  # called with ('evaluation', done, total)
+    on_progress: Callable | None,  # called with (name, done, total)
     total: int,
+    name: str = 'evaluation',
 ) -> Callable:
     "Return a function without arguments that counts a unit of work and reports it."
     done = itertools.count(1)
-    return lambda: on_progress and on_progress('evaluation', next(done), total)
+    return lambda: on_progress and on_progress(name, next(done), total)
 
 # %% ../../nbs/measure/05_evaluate.ipynb #24d88938
 def check_run_options(

@@ -170,13 +170,13 @@ class Evaluation:
         rows, short = ([asdict(r) for r in results] for results in (self.rows, self.short))
         return dict(about=self.about, speed=self.speed, summary=self.summary(), rows=rows, short=short)
 
-# %% ../../nbs/measure/03_report.ipynb #60e45762
+# %% ../../nbs/measure/03_report.ipynb #1f6c775f
 def save_evaluation(
-    found: Evaluation | list[Evaluation],  # a list: from `evaluate_grid`
+    found,  # an `Evaluation`, a list of them from `evaluate_grid`, or anything with `to_dict`
     path: str | Path,
 ) -> Path:
     "Write JSON atomically; raises `OutputError`."
-    content = found.to_dict() if isinstance(found, Evaluation) else dict(grid=[o.to_dict() for o in found])
+    content = dict(grid=[o.to_dict() for o in found]) if isinstance(found, list) else found.to_dict()
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as temporary:
         temporary.write_text(text + '\n', encoding='utf-8')

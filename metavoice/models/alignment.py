@@ -17,7 +17,7 @@ from ..text.phonemes import PhoneState
 # %% auto #0
 __all__ = ['cheapest_path', 'state_phones', 'align_phones', 'encode_said']
 
-# %% ../../nbs/models/13_alignment.ipynb #ed0ab123
+# %% ../../nbs/models/13_alignment.ipynb #376bbb01
 def cheapest_path(
     costs: np.ndarray,  # (frames, states)
     optional: Sequence[bool],  # (states,) which may be left out; no two neighbours
@@ -38,7 +38,7 @@ def cheapest_path(
     path = [count]
     for frame in range(frames, 0, -1):
         path.append(path[-1] - steps[frame, path[-1]])
-    return np.array(path[:0:-1])
+    return np.array(path[:0:-1], np.int64)
 
 # %% ../../nbs/models/13_alignment.ipynb #cce22caa
 def state_phones(

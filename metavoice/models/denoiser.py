@@ -41,9 +41,10 @@ def denoise_into(
 # %% ../../nbs/models/20_denoiser.ipynb #f78e1076
 DENOISER_LEVELS = (-36.0, -12.0)  # dBFS over speech between which the network's output hardly depends on the level
 
-# %% ../../nbs/models/20_denoiser.ipynb #69ef89a5
+# %% ../../nbs/models/20_denoiser.ipynb #7a5e8e44
 class Denoiser:
     "DeepFilterNet3 at 48 kHz with its delay removed (Schröter et al. 2023, https://arxiv.org/abs/2305.08227)."
+
     sample_rate = DF_SAMPLE_RATE
 
     def __init__(

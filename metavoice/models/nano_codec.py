@@ -157,7 +157,7 @@ def overlap_add(
     left = (n_fft-hop)//2
     return (total/weight.clamp(min=1e-3)).flatten(1)[:, left:left+count*hop]
 
-# %% ../../nbs/models/07_nano_codec.ipynb #d668941b
+# %% ../../nbs/models/07_nano_codec.ipynb #33913d94
 def pulse_train(
     pitch: Tensor,  # (batch, frames), log2 of Hz, in the middle of each frame; clamped to 50–500 Hz
     hop: int,  # samples per frame
@@ -166,9 +166,11 @@ def pulse_train(
 ) -> Tensor:  # (batch, frames·hop), mean square 1
     "Return one band-limited pulse per period: all harmonics of the pitch, in phase."
     frequency = F.interpolate(pitch[:, None].float(), scale_factor=hop, mode='linear')[:, 0].exp2().clamp(50, 500)
-    cycles = (frequency/sample_rate).unflatten(1, (-1, hop)).cumsum(2)
-    before = F.pad((cycles[..., -1] % 1).cumsum(1)[:, :-1], (1, 0))  # modulo 1: float32 can't count a minute of periods
-    phase = ((cycles + before[..., None]).flatten(1) + (0 if begin is None else begin)) % 1
+    exact = torch.float32 if pitch.device.type == 'mps' else torch.float64  # to count the periods of a minute
+    cycles = (frequency.to(exact)/sample_rate).unflatten(1, (-1, hop)).cumsum(2)
+    before = F.pad((cycles[..., -1] % 1).cumsum(1)[:, :-1], (1, 0))
+    phase = (cycles + before[..., None]).flatten(1) + (0 if begin is None else begin)
+    phase = (phase - phase.round()).to(frequency)  # between −½ and ½, and exact near the pulses
     harmonics = (.48*sample_rate/frequency).floor()
     sine, odd = (torch.pi*phase).sin(), ((2*harmonics+1)*torch.pi*phase).sin()
     at_pulse = sine.abs() < 1e-4
@@ -204,7 +206,7 @@ def framed_stft(
     window = torch.hann_window(n_fft, device=x.device)/(.375*n_fft)**.5
     return torch.fft.rfft(F.pad(x, (left, n_fft-hop-left)).unfold(1, n_fft, hop)*window).transpose(1, 2)
 
-# %% ../../nbs/models/07_nano_codec.ipynb #eb92eceb
+# %% ../../nbs/models/07_nano_codec.ipynb #b7452075
 class NanoCodec(nn.Module):
     "A codec on mel frames with a source–filter decoder; implements `Codec`."
 
@@ -298,7 +300,7 @@ class NanoCodec(nn.Module):
         latent: Tensor,  # (batch, latent_dim, frames)
     ) -> tuple[Tensor, Tensor, Tensor]:  # pitch (batch, parts), log2 of Hz; two filters (batch, bins, parts)
         "Return the pitch and the natural log magnitudes of both filters; a part has `synthesis_hop` samples."
-        if self.session is not None and not latent.requires_grad:
+        if self.session is not None and not (latent.requires_grad or self.pitch.weight.requires_grad):
             pitch, filters = self.session(latent=latent)
             return pitch, *filters.mT.chunk(2, 1)
         x = latent.transpose(1, 2)

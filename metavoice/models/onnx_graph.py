@@ -78,7 +78,7 @@ def _node_message(op: str, inputs: list[str], outputs: list[str], domain: str, a
     parts += [_field(5, _attribute_message(name, value)) for name, value in attributes.items() if value is not None]
     return b''.join(parts) + (_field(7, domain) if domain else b'')
 
-# %% ../../nbs/models/15_onnx_graph.ipynb #c5a6011d
+# %% ../../nbs/models/15_onnx_graph.ipynb #f75a1e1a
 OPSET, MICROSOFT = 17, 'com.microsoft'  # version of the standard operators; domain of onnxruntime's own
 
 
@@ -90,7 +90,8 @@ class OnnxGraph:
         name: str,
     ):
         self.name = name
-        self.inputs, self.outputs, self.nodes, self.weights = [], [], [], {}
+        self.inputs, self.outputs = [], []  # (name, dtype, shape)
+        self.nodes, self.weights = [], {}
         self._count, self._named = 0, {}
 
     def _new_name(self, op: str) -> str:
@@ -104,7 +105,7 @@ class OnnxGraph:
         shape: list[int | str],  # a string names an axis of any length
     ) -> str:
         "Add an input and return its name."
-        self.inputs.append(_value_message(name, dtype, shape))
+        self.inputs.append((name, dtype, shape))
         return name
 
     def output(
@@ -114,7 +115,7 @@ class OnnxGraph:
         shape: list[int | str],
     ):
         "Make a value an output of the graph."
-        self.outputs.append(_value_message(name, dtype, shape))
+        self.outputs.append((name, dtype, shape))
 
     def weight(
         self,
@@ -151,6 +152,7 @@ class OnnxGraph:
         "Return the graph with its weights as an ONNX file (a ModelProto)."
         weights = [_field(5, _weight_message(name, tensor)) for name, tensor in self.weights.items()]
         parts = [_field(1, o) for o in self.nodes] + [_field(2, self.name)] + weights
-        parts += [_field(11, o) for o in self.inputs] + [_field(12, o) for o in self.outputs]
+        parts += [_field(11, _value_message(*o)) for o in self.inputs]
+        parts += [_field(12, _value_message(*o)) for o in self.outputs]
         opsets = [_field(8, _field(1, domain) + _field(2, n)) for domain, n in (('', OPSET), (MICROSOFT, 1))]
         return b''.join([_field(1, 8), _field(2, 'metavoice'), _field(7, b''.join(parts)), *opsets])

@@ -17,15 +17,15 @@ from .onnx_graph import OnnxGraph
 # %% auto #0
 __all__ = ['ENGINES', 'NUMPY_TYPES', 'import_onnxruntime', 'has_onnxruntime', 'pick_engine', 'OnnxSession', 'Binding']
 
-# %% ../../nbs/models/16_onnx_runtime.ipynb #df939d8f
+# %% ../../nbs/models/16_onnx_runtime.ipynb #5a6f5731
 @functools.cache
 def import_onnxruntime():  # the module, or None
-    "Import onnxruntime, with its telemetry (on Windows) off; return None if it can't be imported."
+    "Import onnxruntime with its telemetry off; return None if it can't be imported."
     try:
         import onnxruntime
     except (ImportError, OSError):
         return None
-    onnxruntime.disable_telemetry_events()
+    onnxruntime.disable_telemetry_events()  # those of older versions, on Windows
     return onnxruntime
 
 
@@ -52,7 +52,7 @@ def pick_engine(
         raise OptionError("engine='onnx' needs onnxruntime, which can't be imported; pip install onnxruntime")
     return 'onnx' if has_onnxruntime() else 'torch'
 
-# %% ../../nbs/models/16_onnx_runtime.ipynb #98c10e4c
+# %% ../../nbs/models/16_onnx_runtime.ipynb #c12f98db
 NUMPY_TYPES = {
     torch.float32: np.float32, torch.float16: np.float16, torch.int32: np.int32, torch.int64: np.int64,
     torch.bool: np.bool_,
@@ -86,8 +86,9 @@ class OnnxSession:
         feed = {name: tensor.detach().contiguous().numpy() for name, tensor in inputs.items()}
         return [torch.from_numpy(o) for o in self.session.run(None, feed)]
 
-    def __deepcopy__(self, memo) -> None:
-        return None  # a copied module may get other weights
+    def __deepcopy__(self, memo) -> OnnxSession:
+        "Return the session itself: it never changes."
+        return self
 
     def bind(self) -> Binding:
         "Return an object that runs the graph on fixed buffers."

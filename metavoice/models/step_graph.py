@@ -27,33 +27,10 @@ from .onnx_graph import MICROSOFT, OnnxGraph
 from .onnx_runtime import OnnxSession
 
 # %% auto #0
-__all__ = ['MAX_GRAPH_PARAMETERS', 'HEAD_MULTIPLE', 'pick_step_engine', 'GPTGraph', 'StepGraph', 'GraphDecodeStep',
-           'make_decode_step']
+__all__ = ['MAX_GRAPH_PARAMETERS', 'HEAD_MULTIPLE', 'GPTGraph', 'StepGraph', 'GraphDecodeStep', 'has_step_graph',
+           'pick_step_engine', 'make_decode_step']
 
-# %% ../../nbs/models/17_step_graph.ipynb #c31df06a
-MAX_GRAPH_PARAMETERS = 32_000_000  # of a first stage that runs as a graph
-HEAD_MULTIPLE = 8  # of which a head's width is a multiple in onnxruntime's attention
-
-
-def _has_graph(config: GPTConfig) -> bool:
-    "Return whether a model of this shape has a step graph."
-    return config.causal and config.n_embd//config.n_head % HEAD_MULTIPLE == 0
-
-
-def pick_step_engine(
-    engine: str,  # of the bundle: torch or onnx
-    config: GPTConfig | None,  # of the first stage; None: not known before its weights are read
-    dtype: torch.dtype,
-    quantise: str | None = None,
-    compile: bool | None = None,
-) -> str:  # torch or onnx
-    "Return the engine of the first stage's decoding steps: onnx for a small float32 model."
-    if engine == 'torch' or config is None or not _has_graph(config) or dtype != torch.float32 or quantise or compile:
-        return 'torch'
-    with init_empty_weights():
-        return 'onnx' if GPT(config).num_parameters <= MAX_GRAPH_PARAMETERS else 'torch'
-
-# %% ../../nbs/models/17_step_graph.ipynb #78bb9cb6
+# %% ../../nbs/models/17_step_graph.ipynb #b990377f
 class GPTGraph(OnnxGraph):
     "A graph of the layers of a `GPT`."
 
@@ -82,7 +59,7 @@ class GPTGraph(OnnxGraph):
             return self.linear(self.node('Mul', gate, self.linear(x, block.swiglu.w3)), block.c_proj)
         return self.linear(self.node('Gelu', self.linear(x, block.c_fc), domain=MICROSOFT), block.c_proj)
 
-
+# %% ../../nbs/models/17_step_graph.ipynb #6c305cb3
 class StepGraph(GPTGraph):
     "The graph of a decoding step, which is also that of a prompt's prefill."
 
@@ -110,34 +87,33 @@ class StepGraph(GPTGraph):
         parts = []
         for name, table in (('ids', tokens), ('positions', positions)):
             parts.append(self.node('Gather', self.weight(table), self.input(name, torch.int64, ['rows', 'time'])))
-        speaker = self.input('speaker', torch.float32, ['rows', 1, self.config.n_embd])
-        return self.node('Add', self.node('Add', *parts), speaker)
+        return self.node('Add', self.node('Add', *parts), self.speaker())
+
+    def speaker(self) -> str:
+        "Add the input of what a speaker adds to the embeddings."
+        return self.input('speaker', torch.float32, ['rows', 1, self.config.n_embd])
 
     def attention(self, x: str, block: nn.Module, layer: int) -> str:
         "Add self-attention with the cache of a layer."
-        shape = ['rows', self.config.n_head, 'size', self.config.n_embd//self.config.n_head]
+        shape = ['rows', self.config.n_head, 'size', self.config.n_embd // self.config.n_head]
         past = [self.input(f'{name}.{layer}', torch.float32, shape) for name in ('keys', 'values')]
         outputs = [self._new_name('attention'), f'new_keys.{layer}', f'new_values.{layer}']
-        self.node('GroupQueryAttention', self.linear(x, block.c_attn), '', '', *past, *self.past,
-                  outputs=outputs, domain=MICROSOFT, **self.heads)
+        self.node(
+            'GroupQueryAttention',
+            self.linear(x, block.c_attn),
+            '',
+            '',
+            *past,
+            *self.past,
+            outputs=outputs,
+            domain=MICROSOFT,
+            **self.heads,
+        )
         for name in outputs[1:]:
             self.output(name, torch.float32, shape)
         return self.linear(outputs[0], block.c_proj)
 
-# %% ../../nbs/models/17_step_graph.ipynb #358862f1
-PLAIN_MODULES = (
-    GPT, nn.ModuleDict, nn.ModuleList, Block, SelfAttention, MLP, SwiGLU, RMSNorm, LayerNorm, Linear, nn.Linear,
-    nn.Embedding,
-)
-
-
-def has_plain_weights(model: GPT) -> bool:
-    "Return whether a model has plain float32 weights on the CPU, and isn't being trained."
-    plain = all(type(module) in PLAIN_MODULES for module in model.modules())
-    float32 = all(o.dtype == torch.float32 and o.device.type == 'cpu' for o in model.parameters())
-    return plain and float32 and not model.training
-
-# %% ../../nbs/models/17_step_graph.ipynb #df5d7a6e
+# %% ../../nbs/models/17_step_graph.ipynb #60cc7b52
 def weights_key(model: GPT) -> tuple:
     "Return a key that changes when a weight is replaced or changed in place."
     return tuple((o.data_ptr(), 0 if o.is_inference() else o._version) for o in model.parameters())
@@ -153,7 +129,7 @@ def step_session(
         model.session = key, OnnxSession(StepGraph(model, tokens))
     return model.session[1]
 
-# %% ../../nbs/models/17_step_graph.ipynb #63972917
+# %% ../../nbs/models/17_step_graph.ipynb #cf99889f
 class GraphDecodeStep:
     "Decoding steps by a `StepGraph`, with the interface of `DecodeStep`."
 
@@ -185,8 +161,12 @@ class GraphDecodeStep:
         "Return the buffers of a call for some rows of a cache, and their `Binding` as `run`."
         n, binding = len(speakers), self.session.bind()
         buffers = dict(
-            ids=torch.zeros(n, time, dtype=torch.int64), positions=torch.zeros(n, time, dtype=torch.int64),
-            past=torch.zeros(n, dtype=torch.int32), total=torch.zeros(1, dtype=torch.int32), speaker=speakers)
+            ids=torch.zeros(n, time, dtype=torch.int64),
+            positions=torch.zeros(n, time, dtype=torch.int64),
+            past=torch.zeros(n, dtype=torch.int32),
+            total=torch.zeros(1, dtype=torch.int32),
+            speaker=speakers,
+        )
         for name, buffer in buffers.items():
             binding.input(name, buffer)
         for layer, pair in enumerate(zip(cache._keys, cache._values)):
@@ -203,13 +183,13 @@ class GraphDecodeStep:
     ) -> Tensor:  # (batch, tokens) logits of the first head
         "Decode one more position of every row and advance the cache."
         cache = self.cache
-        cache.reserve(cache.filled+1)
+        cache.reserve(cache.filled + 1)
         if self.bound != (cache.batch, cache.size):
             self.binding = self.bind(cache, slice(cache.batch), self.speakers, 1)
             self.bound = cache.batch, cache.size
         b = self.binding
         b['ids'][:, 0], b['positions'][:, 0] = ids.numpy(), cache.counts
-        b['past'][:], b['total'][0] = cache.counts, cache.filled+1
+        b['past'][:], b['total'][0] = cache.counts, cache.filled + 1
         b['run']()
         cache.advance(1)
         return b['logits'].clone()
@@ -225,21 +205,68 @@ class GraphDecodeStep:
         cache.reserve(max(lengths))
         speakers, logits = self.project(speaker), []
         for row, n in enumerate(lengths):
-            b = self.bind(cache, slice(row, row+1), speakers[row:row+1], n)
+            b = self.bind(cache, slice(row, row + 1), speakers[row : row + 1], n)
             b['ids'][:], b['positions'][:] = ids[row, :n].numpy(), np.arange(n)
-            b['past'][:], b['total'][:] = n-1, n
+            b['past'][:], b['total'][:] = n - 1, n
             b['run']()
             logits.append(b['logits'])
         cache.advance(lengths)
         return torch.cat(logits)
 
-# %% ../../nbs/models/17_step_graph.ipynb #537f7813
+# %% ../../nbs/models/17_step_graph.ipynb #9fcbed6c
+PLAIN_MODULES = (
+    GPT,
+    nn.ModuleDict,
+    nn.ModuleList,
+    Block,
+    SelfAttention,
+    MLP,
+    SwiGLU,
+    RMSNorm,
+    LayerNorm,
+    Linear,
+    nn.Linear,
+    nn.Embedding,
+)
+
+
+def has_plain_weights(model: GPT) -> bool:
+    "Return whether a model has plain float32 weights on the CPU, and isn't being trained."
+    plain = all(type(module) in PLAIN_MODULES for module in model.modules())
+    float32 = all(o.dtype == torch.float32 and o.device.type == 'cpu' for o in model.parameters())
+    return plain and float32 and not model.training
+
+# %% ../../nbs/models/17_step_graph.ipynb #56da52d5
+MAX_GRAPH_PARAMETERS = 16_000_000  # of a first stage that runs as a graph
+HEAD_MULTIPLE = 8  # of which a head's width is a multiple in onnxruntime's attention
+
+
+def has_step_graph(config: GPTConfig) -> bool:
+    "Return whether a model of this shape has a step graph."
+    return config.causal and config.n_embd // config.n_head % HEAD_MULTIPLE == 0
+
+
+def pick_step_engine(
+    engine: str,  # of the bundle: torch or onnx
+    config: GPTConfig | None,  # of the first stage; None: not known before its weights are read
+    dtype: torch.dtype,
+    quantise: str | None = None,
+    compile: bool | None = None,
+) -> str:  # torch or onnx
+    "Return the engine of the first stage's decoding steps: onnx for a small float32 model."
+    plain = dtype == torch.float32 and not quantise and not compile
+    if engine == 'torch' or config is None or not plain or not has_step_graph(config):
+        return 'torch'
+    with init_empty_weights():
+        return 'onnx' if GPT(config).num_parameters <= MAX_GRAPH_PARAMETERS else 'torch'
+
+# %% ../../nbs/models/17_step_graph.ipynb #b069a3f8
 def make_decode_step(
     model: GPT,  # its `engine` is torch or onnx
     cache: KVCache,
     tokens: int | None = None,  # number of leading ids whose logits are needed; None: all
 ) -> DecodeStep | GraphDecodeStep:  # logits of all ids from the first, of `tokens` ids from the second
     "Return the decoding steps of a model and a cache, by its engine where its weights allow it."
-    if model.engine == 'onnx' and has_plain_weights(model) and _has_graph(model.config):
+    if model.engine == 'onnx' and has_plain_weights(model) and has_step_graph(model.config):
         return GraphDecodeStep(model, cache, tokens)
     return DecodeStep(model, cache)

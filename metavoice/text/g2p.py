@@ -19,7 +19,7 @@ from .phonemes import CONSONANTS, LENGTH_MARKS, STRESS_MARKS, VOWELS
 # %% auto #0
 __all__ = ['G2PConfig', 'GraphemeToPhoneme', 'tidy_stress', 'save_g2p', 'load_g2p', 'default_g2p']
 
-# %% ../../nbs/text/15_g2p.ipynb #fb4a596a
+# %% ../../nbs/text/15_g2p.ipynb #f5e434a8
 @dataclass(frozen=True)
 class G2PConfig:
     "Shape of a grapheme-to-phoneme network."
@@ -71,7 +71,7 @@ class GraphemeToPhoneme:
             y = sum(row * padded[i : i + len(x)] for i, row in enumerate(kernel)) @ up.T + bias
             x = x + (y / (1 + np.exp(-y))) @ down.T
         x = _rms_norm(x, t['gain']) @ t['head.weight'].T + t['head.bias']
-        return x.reshape(len(ids) * c.slots, -1)
+        return x.reshape(len(ids) * c.slots, len(c.signs) + 1)
 
     def __call__(
         self,
@@ -79,32 +79,38 @@ class GraphemeToPhoneme:
         accent: str = 'american',
     ) -> str:  # empty for a word without letters
         "Return the phonemes of a word."
-        known = self.exceptions.get(accent, {}).get(word.lower())
-        if known is not None:
+        exceptions = self.exceptions.get(accent, {})
+        if known := exceptions.get(word) or exceptions.get(word.lower()):  # letters have names in upper case
             return known
-        classes = self.logits(word, accent).argmax(-1)
+        logits = self.logits(word, accent)
+        if not len(logits):
+            return ''
+        classes = logits.argmax(-1)
         kept = [k for k, before in zip(classes, [0, *classes]) if k and k != before]
         return tidy_stress(''.join(self.config.signs[k - 1] for k in kept))
 
 
 def tidy_stress(
     phonemes: str,  # of a word
-) -> str:  # each stress mark stands before a vowel, and one of them is primary
-    "Move stress marks to their vowels, remove those without one, and keep one primary stress."
-    signs, pending, out = [], '', []
+) -> str:
+    "Return phonemes with stress marks before vowels only, exactly one of them primary if there is a vowel."
+    signs, mark = [], ''
     for sign in phonemes:
         if sign in STRESS_MARKS:
-            pending = sign
-        elif pending and sign in VOWELS:
-            signs.append(pending + sign)
-            pending = ''
-        else:
-            signs.append(sign)
-    for sign in signs:
-        if sign[0] == STRESS_MARKS[0] and any(other[0] == STRESS_MARKS[0] for other in out):
-            sign = STRESS_MARKS[1] + sign[1:]
-        out.append(sign)
-    return ''.join(out)
+            mark = sign
+            continue
+        signs.append(mark + sign if sign in VOWELS else sign)
+        mark = '' if sign in VOWELS else mark
+    primary, secondary = STRESS_MARKS
+    first = [i for i, sign in enumerate(signs) if sign[0] == primary] or [
+        i for wanted in (secondary, VOWELS) for i, sign in enumerate(signs) if sign[0] in wanted
+    ]
+    for i, sign in enumerate(signs):
+        if i in first[:1]:
+            signs[i] = primary + sign[-1]
+        elif sign[0] == primary:
+            signs[i] = secondary + sign[-1]
+    return ''.join(signs)
 
 # %% ../../nbs/text/15_g2p.ipynb #6e880e58
 def save_g2p(

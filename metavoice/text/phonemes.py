@@ -8,17 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # %% auto #0
-__all__ = ['VOWELS', 'CONSONANTS', 'STRESS_MARKS', 'LENGTH_MARKS', 'PAUSE_MARKS', 'PAUSE', 'PhoneState', 'phone_states']
+__all__ = ['PhoneState', 'phone_states']
 
-# %% ../../nbs/text/14_phonemes.ipynb #8f805009
+# %% ../../nbs/text/14_phonemes.ipynb #4ff5d2a1
 VOWELS = 'AIOQWYaiuæɐɑɒɔəɛɜɪʊʌᵊᵻ'
 CONSONANTS = 'Tbdfhjklmnpstvwzðŋɡɹʃʒʤʧθ'
 STRESS_MARKS = 'ˈˌ'  # before a vowel: primary, secondary
 LENGTH_MARKS = 'ːʰʲ̃'  # after a phone; English has only the first
 PAUSE_MARKS = ';:,.!?—…"()“”'
 PAUSE = 'pau'  # name of a pause among the phones
+PHONES = (PAUSE, *VOWELS, *CONSONANTS)  # names of all phones
 
-# %% ../../nbs/text/14_phonemes.ipynb #003a8c7d
+# %% ../../nbs/text/14_phonemes.ipynb #67e66c35
 @dataclass(frozen=True)
 class PhoneState:
     "A phone of a text, and the signs that describe it."

@@ -20,8 +20,8 @@ from .phonemes import CONSONANTS, LENGTH_MARKS, PAUSE_MARKS, STRESS_MARKS, VOWEL
 from .split import sentence_breaks
 
 # %% auto #0
-__all__ = ['ACCENTS', 'logger', 'CACHED_PIECES', 'NAMES', 'Phonemizer', 'check_accent', 'say_by_network', 'NetworkPhonemizer',
-           'import_hibari', 'is_pronounceable', 'add_possessive', 'HibariPhonemizer', 'default_phonemizer']
+__all__ = ['ACCENTS', 'logger', 'CACHED_PIECES', 'Phonemizer', 'check_accent', 'say_by_network', 'NetworkPhonemizer',
+           'import_hibari', 'HibariPhonemizer', 'default_phonemizer']
 
 # %% ../../nbs/text/16_phonemizer.ipynb #c8ef09c8
 ACCENTS = ('american', 'british')
@@ -102,7 +102,7 @@ def mark_sounds(
     marked = _SOUND.sub(lambda found: f'[{found[0]}](/{_SOUNDS[found[0].lower()]}/)', marked)
     return _LETTER_A.sub('[A](/ˈA/)', marked)
 
-# %% ../../nbs/text/16_phonemizer.ipynb #03093db5
+# %% ../../nbs/text/16_phonemizer.ipynb #8d0ad31f
 logger, CACHED_PIECES = logging.getLogger(__name__), 4096
 _PART = re.compile(r"([^\W\d_]+(?:['’-][^\W\d_]+)*)|([;:,.!?—…])|\s+")
 
@@ -113,6 +113,7 @@ def say_by_network(
 ) -> str:
     "Return the phonemes of a sentence by the grapheme-to-phoneme network alone; punctuation is kept."
     g2p, said = default_g2p(), []
+    piece = _UNSAID.sub(' ', piece)
     for found in _PART.finditer(piece):
         word = (found[1] or '').replace('’', "'")
         if word.lower() in _SOUNDS:
@@ -158,7 +159,7 @@ def import_hibari():  # the module with the class `G2P`
     spec.loader.exec_module(module)
     return module
 
-# %% ../../nbs/text/16_phonemizer.ipynb #873df3b5
+# %% ../../nbs/text/16_phonemizer.ipynb #17fb5162
 NAMES = {  # word → American, British
     'siobhan': ('ʃəvˈɔn', 'ʃɪvˈɔːn'), 'nguyen': ('wˈɪn', 'wˈɪn'), 'beyonce': ('biˈɑnsˌA', 'biːˈɒnsA'),
     'zoe': ('zˈOi', 'zˈQi'), 'chloe': ('klˈOi', 'klˈQi'), 'tolkien': ('tˈOlkin', 'tˈɒlkiːn'),

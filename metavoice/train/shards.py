@@ -309,7 +309,7 @@ class ShardCorpus:
             seconds[utterance.speaker] += utterance.seconds
         return {speaker: n / 3600 for speaker, n in seconds.most_common()}
 
-# %% ../../nbs/train/05_shards.ipynb #5ab75cf1
+# %% ../../nbs/train/05_shards.ipynb #d89cfc80
 def to_corpus(
     shards: ShardCorpus,
     path: str | Path,  # folder to make
@@ -322,6 +322,6 @@ def to_corpus(
         for i in on_progress(order) if on_progress else order:
             u = shards.utterances[i]
             words = word_times(u.text, u.phonemes, u.durations)
-            yield u.text, u.speaker, shards.audio(i), words, phone_times(u.phonemes, u.durations)
+            yield u.text, u.speaker, shards.audio(i), words, phone_times(u.phonemes, u.durations), u.phonemes
 
     return write_corpus(path, utterances())

@@ -17,8 +17,9 @@ from metavoice.audio.sound import load_audio
 from metavoice.bundle.load import check_stage, load_bundle
 from metavoice.bundle.manifest import PART_FILES
 from metavoice.bundle.released import ENCODEC_REPO, MBD_REPO, make_hub_entry
-from metavoice.core.errors import BundleError
+from metavoice.core.errors import BundleError, OptionError
 from metavoice.core.layout import TokenLayout
+from metavoice.models import onnx_runtime
 from metavoice.models.gpt import GPTConfig
 
 
@@ -250,6 +251,33 @@ def test_large_models_are_bfloat16_on_a_cpu_that_supports_it(tiny_bundle, monkey
 def test_compile_is_passed_to_the_stage(tiny_bundle):
     for compile in (None, True, False):
         assert load_bundle(tiny_bundle, "cpu", compile=compile).first.compiling is compile
+
+
+def test_engines(tiny_bundle, monkeypatch):
+    bundle = load_bundle(tiny_bundle, "cpu")
+    assert (bundle.engine, bundle.step_engine, bundle.packed, bundle.first.engine) == ("onnx", "onnx", False, "onnx")
+    bundle = load_bundle(tiny_bundle, "cpu", engine="torch")
+    assert (bundle.engine, bundle.step_engine, bundle.first.engine) == ("torch", "torch", "torch")
+    for options in (dict(dtype="bfloat16"), dict(compile=True)):
+        bundle = load_bundle(tiny_bundle, "cpu", **options)
+        assert (bundle.engine, bundle.step_engine) == ("onnx", "torch")
+    for engine in ("cuda", ""):
+        with pytest.raises(OptionError, match="use torch or onnx"):
+            load_bundle(tiny_bundle, "cpu", engine=engine)
+    monkeypatch.setattr(onnx_runtime, "import_onnxruntime", lambda: None)
+    assert load_bundle(tiny_bundle, "cpu").first.engine == "torch"
+    with pytest.raises(OptionError, match="pip install onnxruntime"):
+        load_bundle(tiny_bundle, "cpu", engine="onnx")
+
+
+def test_a_broken_configuration_of_the_first_stage(bundle_copy):
+    folder = bundle_copy
+    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest["parts"]["first"]["config"]["n_heads"] = 3
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    bundle = load_bundle(folder, "cpu")
+    with pytest.raises(BundleError, match="n_heads"):
+        bundle.first
 
 
 def test_a_stage_must_fit_the_layout():

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from metavoice.core.layout import TokenLayout
 from metavoice.generate.decoding import GenerationRequest, decode_steps, generate
 from metavoice.generate.sampling import apply_prompt_guidance
 from metavoice.models.decode_step import COMPILE_AFTER, should_compile
+from metavoice.models.onnx_runtime import Binding
 
 ROOT = Path(__file__).parents[2]
 LAYOUT = TokenLayout(codebook_size=8, text_ranks=4)  # 0–7, 8–15, end of audio 16, text 17–20, end of text 21
@@ -204,13 +206,77 @@ def test_a_request_gives_the_same_whatever_comes_and_goes(model, many, max_rows,
 
 
 def test_a_freed_row_is_taken_at_once(model, many, work):
-    made = collect(model, many, max_rows=4, guidance=1., **LIVELY)
+    different = [replace(o, speaker=o.speaker.roll(i)) for i, o in enumerate(many)]
+    made = collect(model, different, max_rows=4, guidance=1., **LIVELY)
     lengths = [len(made[i][0]) for i in range(12)]
     assert len(set(lengths)) > 3
     prefilled = [n for n in work if n > 4]
     positions = sum(len(o.prompt) for o in many) + sum(n - 1 for n in lengths)
     assert sum(work) == positions, "every position is worked on once"
     assert len(work) - len(prefilled) < sum(lengths) / 4 + max(lengths), "the rows stay filled"
+
+
+@pytest.mark.parametrize("guidance,branches", [(1., 1), (2., 2)])
+@pytest.mark.parametrize("max_rows", [6, 3])
+def test_takes_share_their_prompt(model, prompts, speakers, work, guidance, branches, max_rows):
+    "Rows with the same prompt and speaker cost one prefill, also those that join while another is active."
+    options = dict(guidance=guidance, **LIVELY)
+    takes = [GenerationRequest(prompts[n], speakers[0], seed) for n in (0, 1) for seed in range(3)]
+    takes.append(GenerationRequest(prompts[0], speakers[1], 7))
+    plain = [alone(model, o, **options) for o in takes]
+    work.clear()
+    made = collect(model, takes, max_rows=max_rows, **options)
+    assert [made[i] for i in range(len(takes))] == plain
+    prefilled = sum(work) // branches - sum(len(tokens) - 1 for tokens, _ in plain)
+    once = len(prompts[0]) * 2 + len(prompts[1])
+    assert prefilled == once if max_rows == 6 else once <= prefilled < sum(len(o.prompt) for o in takes)
+
+
+# engines
+
+@pytest.fixture(scope="module")
+def onnx_model(model):
+    "The tiny first stage, whose steps run as a graph."
+    other = copy.deepcopy(model)
+    other.engine = "onnx"
+    return other
+
+
+@pytest.mark.parametrize("options", [
+    dict(), dict(guidance=1., temperature=0), dict(prompt_guidance=2.), dict(temperature=1.5, top_k=5, top_p=None),
+    dict(LIVELY), dict(LIVELY, guidance=1., max_rows=2), dict(LIVELY, sync_every=5),
+])
+def test_both_engines_draw_the_same_tokens(model, onnx_model, many, options):
+    options = dict(max_rows=4) | options
+    assert collect(onnx_model, many, **options) == collect(model, many, **options)
+
+
+def test_the_graph_is_used(onnx_model, many, monkeypatch):
+    calls, plain = [], Binding.run
+    monkeypatch.setattr(Binding, "run", lambda self: (calls.append(self), plain(self)))
+    made = collect(onnx_model, many[:1], max_rows=1, guidance=1., **LIVELY)
+    assert len(calls) == len(made[0][0])
+
+
+def test_a_graph_follows_its_weights(model, onnx_model, many):
+    changed, plain = copy.deepcopy(onnx_model), copy.deepcopy(model)
+    before = collect(changed, many[:2], max_rows=2, **LIVELY)
+    with torch.no_grad():
+        for one in (changed, plain):
+            one.transformer.wpe.weight.neg_()
+    after = collect(changed, many[:2], max_rows=2, **LIVELY)
+    assert after == collect(plain, many[:2], max_rows=2, **LIVELY) != before
+
+
+def test_logits_of_a_graph_that_are_not_finite(onnx_model, prompts, speakers):
+    with pytest.raises(MetaVoiceError, match="aren't finite"):
+        generate(onnx_model, prompts[:1], speakers[:1] * torch.nan, layout=LAYOUT)
+
+
+def test_a_graph_never_passes_the_context(onnx_model, speakers):
+    made, = generate(onnx_model, [torch.full((90,), 17)], speakers[:1], max_new_tokens=1000, layout=LAYOUT, seeds=1,
+                     constrain=True)
+    assert len(made.ids) <= 96
 
 
 def test_requests_are_asked_for_when_a_row_is_free(model, many):

@@ -50,18 +50,20 @@ def test_a_row_doesnt_depend_on_the_batch(tts):
         assert torch.equal(tts.codes([text], seed=5)[0][0], codes)
 
 
-def test_without_the_constraint_the_phones_are_others(tts):
+def draw(tts, request, constrain):
+    "The tokens of a request."
+    sampling = SpeechOptions(constrain=constrain).resolve(tts.bundle).sampling()
+    steps = decode_steps(tts.bundle.first, [request], layout=tts.bundle.layout, **sampling)
+    return [token for ((_, token, _),) in steps]
+
+
+def test_without_the_constraint_a_track_changes_nothing(tts):
     segment = tts.segments(TEXTS[:1], None, 1)[0]
-    sampling = {k: v for k, v in SpeechOptions().resolve(tts.bundle).sampling().items() if k != "constrain"}
-    phones = {}
-    for constrain in (True, False):
-        generation = Generation(tts.bundle, segment)
-        request = replace(generation.request(), seed=1)
-        steps = decode_steps(tts.bundle.first, [request], layout=tts.bundle.layout, **sampling, constrain=constrain)
-        tokens = [token for ((_, token, _),) in steps]
-        codes = [token for token in tokens[::2] if token < tts.bundle.layout.codebook_size]
-        phones[constrain] = said(tts.bundle, torch.tensor([codes]))
-    assert phones[True] == wanted(tts.bundle, segment.ids) != phones[False]
+    free = draw(tts, replace(Generation(tts.bundle, segment).request(), track=None), False)
+    assert draw(tts, Generation(tts.bundle, segment).request(), False) == free
+    codes = draw(tts, Generation(tts.bundle, segment).request(), True)[::2]
+    phones = said(tts.bundle, torch.tensor([[code for code in codes if code < tts.bundle.layout.codebook_size]]))
+    assert phones == wanted(tts.bundle, segment.ids)
 
 
 def test_departures_are_measured(tts):

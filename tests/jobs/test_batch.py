@@ -183,7 +183,8 @@ def test_rows_have_a_language_and_share_their_batches(tts, quick, tmp_path, writ
 def test_rows_have_an_accent_and_share_their_batches(quick, tmp_path, write_table):
     pytest.importorskip("hibari")
     tts = TTS.from_pretrained(write_tiny_bundle(tmp_path / "tiny", phonemes=True), "cpu")
-    table = write_table(tmp_path, "id,text,accent\na,The dance.,american\nb,The dance.,british\nc,The dance.,\nd,X,welsh\n")
+    rows = "a,The dance.,american\nb,The dance.,british\nc,The dance.,\nd,X,welsh\n"
+    table = write_table(tmp_path, f"id,text,accent\n{rows}")
     done = run_batch(tts, table, tmp_path / "out", denoise=False)
     assert len(batch.group_rows([BatchRow("a", "", SpeechOptions(accent=a)) for a in (None, "british")])) == 1
     american, british, own = (segment.ids for segment in quick)

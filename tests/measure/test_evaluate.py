@@ -89,7 +89,7 @@ def test_clips_are_kept(evaluated):
 def test_seed_reproduces_a_clip(evaluated, tts, own):
     for r in evaluated[0].rows[:2]:
         again = tts.synthesise(r.text, own, seed=r.seed, denoise=False, takes=1)
-        assert again.duration == r.seconds and r.heard == length_as_words(again)
+        assert again.duration == r.seconds and r.heard == dict(length_as_words=length_as_words(again))
 
 
 def test_similarity_and_summary(evaluated, own):
@@ -97,17 +97,17 @@ def test_similarity_and_summary(evaluated, own):
     assert all(r.cosine > .5 for r in found.rows) and {r.nearest for r in found.rows} <= {own, "slt_1"}
     both = found.summary()["all"]
     assert both["teacher"]["ratios"] == [1., 1.] and both["model"]["clips"] == 4
-    assert both["model"]["wer"]["value"] == sum(r.errors for r in found.rows[:4]) / 16
+    assert both["model"]["wer:length_as_words"]["value"] == sum(sum(r.errors.values()) for r in found.rows[:4]) / 16
 
 
 def test_report_of_an_evaluation(evaluated, own, tmp_path):
     found, _, _ = evaluated
     content = json.loads(save_evaluation(found, tmp_path / "a.json").read_text())
     about = content["about"]
-    assert about["recogniser"] == "length_as_words" and about["gallery"] == ["slt_1", own]
+    assert about["recognisers"] == dict(length_as_words="length_as_words") and about["gallery"] == ["slt_1", own]
     assert len(content["rows"]) == 6
     assert any(own in line and "seed" in line for line in found.worst())
-    assert len(found.plot().axes) == 4, "word errors, cosine, identification, lengths; no DNSMOS"
+    assert len(found.plot().axes) == 5, "word errors, cosine, identification, pitch, lengths; no DNSMOS"
     assert found.table()[0].split()[:3] == ["voice", "source", "clips"] and "DNSMOS" not in found.table()[0]
 
 
@@ -123,7 +123,25 @@ def test_speed_of_single_calls(tts, own):
     found = evaluate(tts, TEXTS[:1], [own], recogniser=None, **PLAIN | dict(timed=2))
     assert found.speed["calls"] == 2 and found.speed["rtf"]["low"] is not None
     assert found.speed["tokens_per_second"]["value"] > 0
-    assert "over 2 single calls" in found.speed_line() and found.about["machine"]["device"].startswith("cpu")
+    assert found.speed["cpu"]["value"] > 0 and found.speed["first_audio"]["value"] > 0
+    assert sum(found.speed["cpu_by_stage"].values()) == pytest.approx(found.speed["cpu"]["value"])
+    lines = "\n".join(found.speed_lines())
+    assert all(part in lines for part in ("over 2 single calls", "CPU seconds by stage: first stage", "MB on disk"))
+    assert found.about["machine"]["device"].startswith("cpu") and 5 < found.about["megabytes"] < 100
+
+
+def test_short_texts_and_two_recognisers(tts, own):
+    def deaf(audio):
+        return ""
+
+    found = evaluate(
+        tts, TEXTS[:1], [own], recogniser=[deaf, length_as_words], short=["Good morning."], out=None, **PLAIN
+    )
+    assert [r.text for r in found.rows] == TEXTS[:1] and [r.text for r in found.short] == ["Good morning."]
+    assert list(found.rows[0].errors) == ["deaf", "length_as_words"]
+    missed = found.summary()["short"]["missed"]
+    assert [missed[name]["value"] for name in ("deaf", "length_as_words")] == [1., 1.]
+    assert "heard as '' and 'the" in found.worst()[0]
 
 
 def test_missing_sound_is_counted(tts, own):
@@ -135,7 +153,9 @@ def test_missing_sound_is_counted(tts, own):
 
     found = evaluate(SometimesSilent(tts.bundle), TEXTS, [own], recogniser=length_as_words, **PLAIN)
     assert [r.seconds > 0 for r in found.rows] == [True, False] and found.summary()["all"]["model"]["silent"] == 1
-    assert (found.rows[1].heard, found.rows[1].errors, found.rows[1].cosine) == ("", 5, 0.)
+    assert (found.rows[1].heard, found.rows[1].errors, found.rows[1].cosine) == (
+        dict(length_as_words=""), dict(length_as_words=5), 0.
+    )
 
 
 def test_other_errors_are_raised(tts, own, monkeypatch):
@@ -183,6 +203,9 @@ def test_wrong_grids(tts, own, grid, message):
     (dict(workers=0), OptionError, "workers is 0"),
     (dict(timed=-1), OptionError, "timed is -1"),
     (dict(recogniser="parrot"), OptionError, "unknown recogniser"),
+    (dict(recogniser="sphinx,sphinx"), OptionError, "two recognisers are called 'sphinx'"),
+    (dict(short=["One two three four."]), TextError, "more than three words"),
+    (dict(short=True, recogniser=None), OptionError, "need a recogniser"),
     (dict(teacher="nowhere"), AudioError, "No such file"),
     (dict(out=ROOT), OutputError, "it is there already"),
     (dict(first_seed="x"), OptionError, "seed is 'x'"),

@@ -37,7 +37,7 @@ def test_report_and_files(capsys, tts, own, tmp_path):
     )
     assert code == 0 and "evaluation:" in err, err
     for word in ("2 sentences × 1 voice × 1 seed", "temperature 0.5", "model", "teacher", "real-time factor",
-                 "tokens/s", "clips without sound: 0"):
+                 "tokens/s", "CPU seconds for a second of speech", "first audio of a stream", "clips without sound: 0"):
         assert word in out, out
     assert json.loads((tmp_path / "a.json").read_text())["about"]["settings"]["temperature"] == .5
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
@@ -67,6 +67,11 @@ def test_grid(capsys, own, tmp_path):
     (["--seeds", "0"], "'0' isn't allowed"),
     (["--voices", "nobody.wav"], "no such file"),
     (["--recogniser", "parrot"], "unknown recogniser"),
+    (["--short-texts", "--recogniser", "none"], "need a recogniser"),
+    (["--peers", "parrot"], "unknown peer 'parrot'"),
+    (["--peers", "kokoro:nowhere"], "nowhere is neither a folder"),
+    (["--peers", "flite", "--teacher", "x"], "--teacher is not used"),
+    (["--peers", "flite", "--seeds", "2"], "--seeds is not used"),
 ])
 def test_errors(capsys, argv, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -1,29 +1,80 @@
 "Recognisers, normalised words and word errors."
-import json
+import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from metavoice.audio.sound import Audio, load_audio
 from metavoice.core.errors import OptionError
-from metavoice.measure.recognise import Sphinx, count_word_errors, load_whisper, normalise_words, pick_recogniser
+from metavoice.measure.recognise import (
+    Sphinx,
+    Whisper,
+    count_word_errors,
+    load_whisper,
+    match_compounds,
+    normalise_words,
+    pick_recogniser,
+    pick_recognisers,
+)
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "nbs" / "samples"
 
 
 @pytest.mark.parametrize("text, words", [
-    ("The dog’s tail!", "the dog's tail"),
+    ("The dog’s tail!", "the dogs tail"),
     ("'Quoted' — well-known", "quoted well known"),
     ("[Music] 7 o'clock <sil>", "seven o'clock"),
     ("Mr. Brown paid $12.50 in 1999.", "mister brown paid twelve dollars and fifty cents in nineteen ninety nine"),
     ("?!", ""),
     ("a_b", "a b"),
+    ("I can't find my friends' boat.", "i can't find my friends boat"),
+    ("a hundred and five", "one hundred five"),
+    ("105", "one hundred five"),
+    ("Room 101", "room one zero one"),
+    ("OK, O.K., okay, ok", "okay okay okay okay"),
+    ("They're alright.", "they're all right"),
+    ("Four hours of promise, our tour", "four hours of promize our tour"),
 ])
 def test_normalised_words(text, words):
     assert normalise_words(text) == words
+
+
+@pytest.mark.parametrize("british, american", [
+    ("Her favourite colour is grey.", "Her favorite color is gray."),
+    ("The theatre in the centre", "The theater in the center"),
+    ("We travelled two kilometres, organising and analysing.", "We traveled two kilometers, organizing and analyzing."),
+    ("He cancelled the programme in our neighbourhood.", "He canceled the program in our neighborhood."),
+    ("Practise your defence of jewellery and cheques.", "Practice your defense of jewelry and checks."),
+])
+def test_one_spelling_for_both_sides_of_the_atlantic(british, american):
+    assert normalise_words(british) == normalise_words(american)
+
+
+@pytest.mark.parametrize("text, heard, errors", [
+    ("I don't go there any more.", "I don't go there anymore.", 0),
+    ("A flowerpot and an ice-cream", "a flower pot and an icecream", 0),
+    ("Fifty per cent of it", "50% of it", 0),
+    ("We met at half past nine.", "We met at 9:30.", 3),
+    ("It opens at nine thirty.", "It opens at 9.30.", 0),
+    ("It weighs three point two five.", "It weighs 3.25.", 0),
+    ("Mister Lee has twelve chairs.", "Mr. Lee has 12 chairs.", 0),
+    ("She owes me a hundred and fifty dollars.", "She owes me $150.", 0),
+    ("in nineteen eighty-seven", "In 1987.", 0),
+    ("He may be there.", "He maybe there.", 0),
+    ("The part is apart.", "the part is a part", 0),
+    ("The part is a part.", "the part is apart", 0),
+])
+def test_what_recognisers_write_otherwise(text, heard, errors):
+    assert count_word_errors(text, heard)[0] == errors
+
+
+def test_compounds_take_the_spacing_of_the_text():
+    assert match_compounds("on to the mantel piece", "onto the mantelpiece") == "on to the mantel piece"
+    assert match_compounds("may be maybe", "maybe may be") == "maybe may be", "both are in the text"
 
 
 @pytest.mark.parametrize("heard, errors", [
@@ -57,49 +108,68 @@ def test_unknown_recogniser(which, message):
         pick_recogniser(which)
 
 
-@pytest.mark.slow  # imports transformers' pipelines
-def test_missing_whisper(tmp_path):
-    with pytest.raises(OptionError, match="can't load the recogniser") as e:
-        pick_recogniser(f"whisper:{tmp_path}")
-    assert "\n" not in str(e.value)
+class FakeWhisper:
+    "Stands for WhisperModel: records what it is called with, and hears the number of samples."
+    calls = []
+
+    def __init__(self, model, **options):
+        self.calls.append((model, options))
+
+    def transcribe(self, samples, **options):
+        self.calls.append((len(samples), options))
+        return iter([SimpleNamespace(text=f" {len(samples)} samples."), SimpleNamespace(text=" End.")]), None
 
 
-def write_tiny_whisper(folder):
-    "Write a Whisper of random weights."
-    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
-
-    marks = ["endoftext", "startoftranscript", "en", "translate", "transcribe", "startoflm", "startofprev", "nospeech",
-             "notimestamps"]
-    marks = [f"<|{mark}|>" for mark in marks]
-    vocabulary = {chr(c): i for i, c in enumerate(range(33, 127))}
-    vocabulary |= {mark: len(vocabulary) + i for i, mark in enumerate(marks)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    files = str(folder / "vocab.json"), str(folder / "merges.txt")
-    tokeniser = WhisperTokenizer(*files, additional_special_tokens=marks[1:])
-    tokeniser.save_pretrained(folder)
-    WhisperFeatureExtractor().save_pretrained(folder)
-    start = vocabulary["<|startoftranscript|>"]
-    config = WhisperConfig(
-        vocab_size=len(tokeniser), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_target_positions=20,
-        pad_token_id=start - 1, bos_token_id=start - 1, eos_token_id=start - 1, decoder_start_token_id=start,
-        suppress_tokens=None, begin_suppress_tokens=None,
-    )
-    torch.manual_seed(0)
-    model = WhisperForConditionalGeneration(config)
-    model.generation_config.max_length = 8
-    model.save_pretrained(folder)
-
-
-@pytest.mark.slow  # imports transformers' pipelines
-def test_tiny_whisper_from_a_folder(tmp_path):
-    write_tiny_whisper(tmp_path)
-    recogniser = pick_recogniser(f"whisper:{tmp_path}")
-    assert recogniser.name == f"whisper:{tmp_path}"
-    assert isinstance(recogniser(load_audio(SAMPLES / "rms_1.ogg")), str)
-    assert recogniser(Audio(torch.zeros(100), 16000)) == ""
+@pytest.fixture
+def fake_whisper(monkeypatch):
+    "A recogniser that takes the place of faster-whisper; its calls."
+    monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=FakeWhisper))
+    monkeypatch.setattr(FakeWhisper, "calls", [])
     load_whisper.cache_clear()
+    yield FakeWhisper.calls
+    load_whisper.cache_clear()
+
+
+def test_settings_of_whisper_are_fixed(fake_whisper, monkeypatch):
+    monkeypatch.delenv("METAVOICE_WHISPER", raising=False)
+    whisper = pick_recogniser("whisper")
+    assert whisper(Audio(torch.ones(2400), 24000)) == "9600 samples. End."
+    assert whisper(Audio(torch.zeros(100), 16000)) == whisper(Audio(torch.zeros(0), 16000)) == ""
+    loading, call = fake_whisper
+    assert loading == (
+        "Systran/faster-whisper-tiny.en", dict(device="cpu", compute_type="int8", cpu_threads=1)
+    )
+    assert call[0] == 1600 + 2 * 4000, "a tenth of a second, with a quarter of silence at both ends"
+    fixed = dict(language="en", beam_size=5, temperature=0, condition_on_previous_text=False)
+    assert call[1] == fixed | dict(without_timestamps=True, vad_filter=False)
+
+
+def test_where_whisper_comes_from(fake_whisper, monkeypatch, tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.setenv("METAVOICE_WHISPER", str(tmp_path))
+    found = pick_recognisers(f"sphinx, whisper,whisper:{tmp_path}")
+    assert list(found) == ["sphinx", "whisper", f"whisper:{tmp_path.name}"]
+    assert {found["whisper"].source, found[f"whisper:{tmp_path.name}"].source} == {str(tmp_path)}
+    assert [model for model, _ in fake_whisper] == [str(tmp_path)], "loaded once"
+
+
+def test_missing_whisper(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for source in (tmp_path, "no/such-model", "parrot"):
+        with pytest.raises(OptionError, match="can't load the recogniser") as e:
+            pick_recogniser(f"whisper:{source}")
+        assert "\n" not in str(e.value) and "METAVOICE_WHISPER" in str(e.value)
+
+
+@pytest.mark.skipif("METAVOICE_WHISPER" not in os.environ, reason="METAVOICE_WHISPER can name a folder with Whisper")
+def test_whisper_hears_sentences_and_single_words():
+    whisper = Whisper()
+    clip = load_audio(SAMPLES / "rms_1.ogg")
+    text = (SAMPLES / "rms_1.txt").read_text().strip()
+    heard = whisper(clip)
+    assert count_word_errors(text, heard)[0] <= 1 and whisper(clip) == heard
+    word = Audio(clip.samples[: int(.8 * clip.sample_rate)], clip.sample_rate)
+    assert "kettle" in whisper(word).lower()
 
 
 def test_missing_package_names_the_extra(monkeypatch):
@@ -114,5 +184,5 @@ def test_extra_lists_every_package():
     config = ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
     extra, dev = (set(config["DEFAULT"][f"{k}_requirements"].split()) for k in ("evaluate", "dev"))
-    needed = {"pocketsphinx", "speechmos", "onnxruntime", "librosa", "requests", "jiwer", "matplotlib"}
+    needed = set("pocketsphinx faster-whisper speechmos onnxruntime librosa requests jiwer matplotlib".split())
     assert needed <= extra <= dev

@@ -4,8 +4,11 @@ import torch
 
 from metavoice.audio.sound import Audio
 from metavoice.core.errors import AudioError, OutputError, TextError
+from metavoice.measure.recognise import normalise_words
 from metavoice.measure.recordings import (
     EVALUATION_TEXTS,
+    REFERENCE_TEXTS,
+    SHORT_TEXTS,
     check_texts,
     read_recordings,
     read_texts,
@@ -77,7 +80,13 @@ def test_texts(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("\ufeffOne dog.\r\n\r\n  Two dogs. \n", encoding="utf-8")
     assert read_texts(path) == ["One dog.", "Two dogs."]
-    assert check_texts(EVALUATION_TEXTS) == list(EVALUATION_TEXTS) and len(EVALUATION_TEXTS) == 20
+
+
+def test_built_in_texts():
+    own = [*EVALUATION_TEXTS, *SHORT_TEXTS, *REFERENCE_TEXTS]
+    assert check_texts(own) == own and (len(EVALUATION_TEXTS), len(SHORT_TEXTS)) == (40, 50)
+    assert all(4 <= len(normalise_words(text).split()) <= 16 for text in EVALUATION_TEXTS)
+    assert all(1 <= len(normalise_words(text).split()) <= 3 for text in SHORT_TEXTS)
 
 
 @pytest.mark.parametrize("content, message", [

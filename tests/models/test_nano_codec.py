@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from metavoice.core.errors import BundleError
 from metavoice.models.codec import Codec
 from metavoice.models.nano_codec import NanoCodec, NanoCodecConfig, ResidualQuantiser, pulse_train
 
@@ -12,7 +13,7 @@ SMALL = dict(n_fft=160, hop=80, n_mels=20, width=16, hidden=32, encoder_blocks=2
 def make_codec(**options):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        codec = NanoCodec(NanoCodecConfig(**SMALL, **options)).eval().requires_grad_(False)
+        codec = NanoCodec(NanoCodecConfig(**SMALL | options)).eval().requires_grad_(False)
         codec.quantiser.codebooks.normal_()
     return codec
 
@@ -31,6 +32,49 @@ def test_shapes(finest_blocks, parts):
     pitch, voice, breath = codec.predict_filters(codec.latent(codes))
     assert pitch.shape == (2, 13*parts) and voice.shape == breath.shape
     assert codec.decode(codes[:, :2]).shape == (2, 13*80)
+
+
+def test_frames_of_three_parts_and_joined_mels():
+    "Six synthesis frames, and four mel frames, in a frame of the codec."
+    codec = make_codec(finest_blocks=1, finest_split=3, hop=120, analysis_hop=30, synthesis_window=100)
+    assert (codec.synthesis_hop, codec.synthesis_window, codec.mel_in.in_features) == (20, 100, 40)
+    samples = random_samples(2, 1001)*.1
+    codes = codec.encode(samples)
+    assert codes.shape == (2, 4, 9) and codec.decode(codes).shape == (2, 9*120)
+    pitch, voice, _ = codec.predict_filters(codec.latent(codes))
+    assert pitch.shape == (2, 9*6) and voice.shape == (2, 51, 9*6)
+    torch.testing.assert_close(codec.encode_latent(samples)[:1], codec.encode_latent(samples[:1]))
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(hop=100, finest_blocks=1, finest_split=3), dict(hop=120, analysis_hop=40), dict(hop=81)
+])
+def test_frames_that_do_not_fit_are_refused(wrong):
+    with pytest.raises(BundleError, match=f"hop is {wrong['hop']}; half of it must be a multiple of the"):
+        make_codec(**wrong)
+
+
+def test_each_first_code_is_an_entry_of_its_phone():
+    codec = make_codec(phones=["pau", "a", "b"])
+    codec.entry_phones.copy_(torch.tensor([0]*8 + [1]*7 + [2]))
+    samples = random_samples(2, 640)*.1
+    phones = torch.randint(3, (2, 8), generator=torch.Generator().manual_seed(2))
+    codes, free = codec.encode(samples, phones), codec.encode(samples)
+    assert torch.equal(codec.entry_phones[codes[:, 0]].long(), phones)
+    latent = codec.encode_latent(samples)
+    likeliest = codec.phone_log_probs(latent).argmax(-1)
+    assert torch.equal(codec.entry_phones[free[:, 0]].long(), likeliest)
+    assert torch.equal(codec.encode(samples, torch.full((2, 8), -1)), free)
+    entries = codec.quantiser.codebooks[0, :8]
+    nearest = torch.cdist(latent.mT.flatten(0, 1), entries).argmin(1).view(2, 8)
+    assert torch.equal(codes[:, 0][phones == 0], nearest[phones == 0])
+
+
+def test_noise_differs_between_rows_in_training_only():
+    codec, filters = make_codec(), torch.zeros(2, 81, 8)
+    for seed, same in ((0, True), (None, False)):
+        rows = codec.vocode(torch.full((2, 8), 7.), filters, filters, seed=seed)
+        assert torch.equal(*rows) == same
 
 
 def test_residual_is_averaged_over_the_window():

@@ -1,11 +1,13 @@
 "The panels for text, voice, settings and uploads, without a browser."
 import pytest
 import torch
+from tiny import write_tiny_bundle
 
 pytest.importorskip("anywidget", reason="anywidget isn't installed, which metavoice[ui] needs")
 
 from metavoice.audio.sound import Audio
 from metavoice.core.errors import AudioError
+from metavoice.generate.tts import TTS
 from metavoice.ui.panels import ADD_VOICE, SettingsPanel, TextPanel, UploadWidget, VoicePanel
 
 
@@ -31,6 +33,21 @@ def test_text_panel_describes_the_text(tts):
 
 
 # settings
+
+
+def test_accents_are_offered_by_models_that_read_phonemes(tts, tmp_path):
+    assert "accent" not in SettingsPanel(tts).value
+    reader = TTS.from_pretrained(write_tiny_bundle(tmp_path / "tiny", phonemes=True), "cpu")
+    panel = SettingsPanel(reader)
+    assert panel.accent.options == (("The voice's own", None), ("American", "american"), ("British", "british"))
+    own = panel.value
+    panel.accent.value = "british"
+    british = panel.value
+    assert "accent" not in own and british["accent"] == "british"
+    panel.restore(own)
+    assert panel.accent.value is None
+    panel.restore(british)
+    assert panel.value["accent"] == "british"
 
 
 def test_slider_ranges_are_those_of_the_release(tts):

@@ -1,0 +1,96 @@
+"The grapheme-to-phoneme network: decoding, stress marks, its file."
+import json
+
+import numpy as np
+import pytest
+
+from metavoice.core.errors import BundleError
+from metavoice.text.g2p import G2PConfig, GraphemeToPhoneme, default_g2p, load_g2p, save_g2p, tidy_stress
+from metavoice.text.phonemizer import is_pronounceable
+
+SMALL = G2PConfig(width=8, hidden=8, blocks=1, kernel=3)
+
+
+def random_g2p(exceptions=None, seed=0):
+    rng, c = np.random.default_rng(seed), SMALL
+    shapes = {
+        "letters.weight": (len(c.letters) + 1, 8), "accents.weight": (2, 8), "blocks.0.gain": (8,), "gain": (8,),
+        "blocks.0.kernel": (3, 8), "blocks.0.up.weight": (8, 8), "blocks.0.up.bias": (8,),
+        "blocks.0.down.weight": (8, 8),
+        "head.weight": (2 * (len(c.signs) + 1), 8), "head.bias": (2 * (len(c.signs) + 1),),
+    }  # fmt: skip
+    return GraphemeToPhoneme(c, {name: rng.normal(size=shape) for name, shape in shapes.items()}, exceptions)
+
+
+def test_the_words_of_everyday():
+    g2p = default_g2p()
+    for word, american, british in [("the", "ðə", "ðə"), ("of", "ʌv", "ɒv"), ("one", "wˈʌn", "wˈʌn"), ("A", "ˈA", "ˈA"),
+                                    ("walked", "wˈɔkt", "wˈɔːkt")]:  # fmt: skip
+        assert (g2p(word), g2p(word, "british")) == (american, british)
+
+
+@pytest.mark.parametrize("word", ["zorblat", "Kowalczyk", "quixotry", "don't", "blorbing", "xylorimba"])
+@pytest.mark.parametrize("accent", ["american", "british"])
+def test_any_word_can_be_said(word, accent):
+    said = default_g2p()(word, accent)
+    assert is_pronounceable(said) and said.count("ˈ") == 1
+
+
+def test_words_without_letters():
+    for word in ("", "5", "世", "—"):
+        assert random_g2p()(word) == ""
+
+
+def test_case_and_foreign_letters_are_ignored():
+    g2p = random_g2p()
+    assert g2p("Dog") == g2p("dog") == g2p("d5og世")
+
+
+def test_exceptions_come_first():
+    g2p = random_g2p(dict(american={"one": "wˈʌn", "A": "ˈA"}))
+    assert g2p("One") == "wˈʌn" and g2p("A") == "ˈA" != g2p("a") and g2p("one", "british") != "wˈʌn"
+
+
+def test_accents_differ():
+    g2p = random_g2p()
+    assert not np.allclose(g2p.logits("dog", "american"), g2p.logits("dog", "british"))
+
+
+@pytest.mark.parametrize("written, tidy", [
+    ("kˈæt", "kˈæt"), ("ˈkæt", "kˈæt"), ("kætˈ", "kˈæt"), ("bˈOˈI", "bˈOˌI"), ("bˌOˈI", "bˌOˈI"),
+    ("", ""), ("ˈˌA", "ˈA"), ("pst", "pst"), ("bˌObI", "bˈObI"),
+])  # fmt: skip
+def test_stress(written, tidy):
+    assert tidy_stress(written) == tidy
+
+
+def test_file(tmp_path):
+    g2p = random_g2p(dict(american={"one": "wˈʌn"}))
+    save_g2p(g2p, tmp_path / "g.safetensors", "Apache-2.0")
+    again = load_g2p(tmp_path / "g.safetensors")
+    assert again.config == g2p.config and again.exceptions == g2p.exceptions
+    assert np.allclose(again.logits("dog", "british"), g2p.logits("dog", "british"), atol=0.05)
+
+
+def test_broken_files(tmp_path):
+    with pytest.raises(BundleError, match="nowhere"):
+        load_g2p(tmp_path / "nowhere.safetensors")
+    (tmp_path / "no.safetensors").write_bytes(b"no")
+    with pytest.raises(BundleError, match="can't read the grapheme-to-phoneme network"):
+        load_g2p(tmp_path / "no.safetensors")
+    with pytest.raises(BundleError, match="lacks head.weight"):
+        GraphemeToPhoneme(SMALL, {n: a for n, a in random_g2p().tensors.items() if n != "head.weight"})
+
+
+def test_the_file_of_the_package_is_small_and_has_a_licence():
+    from pathlib import Path
+
+    from safetensors import safe_open
+
+    import metavoice
+
+    path = Path(metavoice.__file__).parent / "g2p.safetensors"
+    assert path.stat().st_size < 500_000
+    with safe_open(path, "np") as f:
+        about = f.metadata()
+    assert "Apache-2.0" in about["licence"] and json.loads(about["config"])["accents"] == ["american", "british"]
