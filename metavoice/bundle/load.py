@@ -195,7 +195,7 @@ def read_mbd(path: Path, entry: dict, device: torch.device) -> MultiBandDiffusio
             mbd = mbd.pack(pick_dtype(device, large=path.stat().st_size > LARGE_FILE_BYTES))
         return mbd.requires_grad_(False)
 
-# %% ../../nbs/bundle/03_load.ipynb #56b513d1
+# %% ../../nbs/bundle/03_load.ipynb #97404f8c
 class Bundle:
     "All parts of one voice model, each read when first used; `load_bundle` makes it."
     def __init__(
@@ -277,6 +277,7 @@ class Bundle:
         found = self.find("first")
         model = read_stage(*found, "first", self.layout, self.dtype, self.device, method, adapter)
         model.compiling, model.engine = self.compile, self.step_engine
+        model.quantise = self.quantise if method is None else None
         return model
 
     @cached_property
@@ -289,7 +290,8 @@ class Bundle:
 
     @cached_property
     def first(self) -> GPT:
-        return self.load_first_stage(PACKED if self.packed else self.quantise)
+        method = PACKED if self.packed else self.quantise if self.step_engine == "torch" else None
+        return self.load_first_stage(method)
 
     @property
     def denoiser_engine(self) -> str | None:  # torch or onnx; None: what is there
@@ -338,7 +340,7 @@ class Bundle:
             for name, file in self.voices.items()
         }
 
-# %% ../../nbs/bundle/03_load.ipynb #e1ab22e5
+# %% ../../nbs/bundle/03_load.ipynb #34966540
 def is_memory_bound(manifest: dict, location: BundleLocation) -> bool:
     "Return whether a step of the first stage is bound by reading its weights from memory."
     entry = manifest["parts"].get("first", {})
@@ -358,7 +360,6 @@ def load_bundle(
 ) -> Bundle:
     "Find a voice model; its parts are read on first use. Raises `BundleError` or `OptionError`."
     device = pick_device(device)
-    check_quantise_method(quantise, device)
     if compile and quantise and device.type == "cpu":
         raise OptionError(f"compile=True and quantise={quantise!r} don't go together on a CPU; leave one out")
     manifest, location = find_bundle(str(source), revision)
@@ -367,7 +368,10 @@ def load_bundle(
         dtype = "bfloat16"
     dtype = pick_dtype(device, dtype, is_memory_bound(manifest, part_locations.get("first", location)))
     engine = pick_engine(engine, device)
-    return Bundle(manifest, location, device, dtype, quantise, compile, part_locations, pack, engine)
+    bundle = Bundle(manifest, location, device, dtype, quantise, compile, part_locations, pack, engine)
+    if quantise and bundle.step_engine == "torch":
+        check_quantise_method(quantise, device)
+    return bundle
 
 # %% ../../nbs/bundle/03_load.ipynb #6105e442
 def iter_stored_tensors(node):

@@ -119,7 +119,7 @@ class DecodeRow:
     def cancelled(self) -> bool:
         return self.request.cancelled is not None and bool(self.request.cancelled())
 
-# %% ../../nbs/generate/02_decoding.ipynb #0ecc1dde
+# %% ../../nbs/generate/02_decoding.ipynb #b75f92e2
 class DecodeBatch:
     "The rows of a batch that share a cache."
 
@@ -145,7 +145,7 @@ class DecodeBatch:
         if options.constrain:
             self.mask = codebook_mask(layout, self.width, self.device)
         allowed = self.mask.isfinite() if options.constrain else torch.ones(1, self.width, dtype=torch.bool)
-        self.ids = [row.nonzero().flatten() for row in allowed]  # that can be drawn, of each codebook
+        self.ids = [np.flatnonzero(row.cpu()) for row in allowed]  # that can be drawn, of each codebook
         self.end = layout.codebook_size if options.constrain else layout.end_of_audio  # its place among them
 
     def add(
@@ -251,7 +251,7 @@ class DecodeBatch:
         else:
             self.logits = None
 
-# %% ../../nbs/generate/02_decoding.ipynb #e6e6a623
+# %% ../../nbs/generate/02_decoding.ipynb #4e6924a1
 @patch
 def draw(
     self: DecodeBatch,
@@ -279,15 +279,16 @@ def draw_on_cpu(
     turn, drawn = self.turn.tolist() if self.options.constrain else [0] * len(self.rows), np.zeros(len(self.rows), int)
     for codebook in {*turn}:
         rows, ids = [i for i, own in enumerate(turn) if own == codebook], self.ids[codebook]
-        logits, noises = (o if len(rows) == len(turn) else o[rows] for o in (self.logits, noise))
-        logits, noises = logits.index_select(1, ids), noises.index_select(1, ids)
+        both = self.logits.numpy(), noise.numpy()
+        logits, noises = ((o if len(rows) == len(turn) else o[rows]).take(ids, 1) for o in both)
         if codebook == 0:
             kept = [n for n, i in enumerate(rows) if i in held]
-            logits[kept, self.end] = -torch.inf
+            if kept:
+                logits[kept, self.end] = -np.inf
             if self.options.constrain:
-                mask_logits(logits, [self.rows[i].track for i in rows], kept, self.end)
-        found = draw_tokens(logits.numpy(), noises.numpy(), self.options)
-        drawn[rows] = np.where(found < 0, -1, ids.numpy()[found])
+                mask_logits(torch.from_numpy(logits), [self.rows[i].track for i in rows], kept, self.end)
+        found = draw_tokens(logits, noises, self.options)
+        drawn[rows] = np.where(found < 0, -1, ids[found])
     if self.options.constrain:
         self.turn = 1 - self.turn
     return torch.from_numpy(drawn)

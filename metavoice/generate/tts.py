@@ -33,7 +33,7 @@ from ..models.denoiser_graph import load_denoiser_network
 # %% auto #0
 __all__ = ['MAX_CACHED_EMBEDDINGS', 'FETCHED_SECONDS', 'logger', 'TTS']
 
-# %% ../../nbs/generate/10_tts.ipynb #5a62df4e
+# %% ../../nbs/generate/10_tts.ipynb #679476bf
 MAX_CACHED_EMBEDDINGS = 1000  # speaker embeddings that a `TTS` caches
 
 FETCHED_SECONDS = 300.0  # after which the recording at a URL is fetched again
@@ -46,7 +46,7 @@ class TTS:
 
     def __init__(self, bundle: Bundle):
         self.bundle, self._embeddings = bundle, {}  # content key of a recording → `Voice`
-        self._fetched = {}  # URL → time, `Voice`
+        self._fetched, self._own = {}, {}  # URL → time, `Voice`; file of the model's own voices and its time → `Voice`
 
     @classmethod
     def from_pretrained(
@@ -65,7 +65,7 @@ class TTS:
     def __repr__(self):
         return f"TTS({self.bundle!r})"
 
-# %% ../../nbs/generate/10_tts.ipynb #b828ffe1
+# %% ../../nbs/generate/10_tts.ipynb #d4082db1
 @patch
 def voice(
     self: TTS,
@@ -81,6 +81,9 @@ def voice(
     if fetched and time.monotonic() - fetched[0] < FETCHED_SECONDS:
         return fetched[1]
     name, source = resolve_voice(self.bundle, source)
+    version = (source, source.stat().st_mtime_ns) if isinstance(source, Path) and source.is_file() else None
+    if version in self._own:
+        return self._own[version]
     if isinstance(source, Path) and source.suffix == '.safetensors':
         voice = Voice.load(source)
         return replace(voice, accent=self.bundle.voice_accents.get(name, voice.accent))
@@ -90,6 +93,7 @@ def voice(
     voice = self._embed(audio, name, check=not is_own)
     if is_own:
         voice = replace(voice, accent=self.bundle.voice_accents.get(name, voice.accent))
+        self._own[version] = voice
     if is_web_address(given):
         self._fetched[given] = time.monotonic(), voice
     return voice

@@ -156,7 +156,7 @@ class Comparison:
         rows, short = ([asdict(r) for r in results] for results in (self.rows, self.short))
         return dict(about=self.about, summary=self.summary(), rows=rows, short=short)
 
-# %% ../../nbs/measure/07_compare.ipynb #24ed2edf
+# %% ../../nbs/measure/07_compare.ipynb #f8d9d84e
 @patch
 def report(self: Comparison) -> list[str]:
     "Return everything that people read, as lines."
@@ -188,6 +188,8 @@ def plot(self: Comparison):  # a matplotlib figure
             if summary[key]['low'] is not None:
                 ax.plot((x, x), [columns[key].factor * summary[key][k] for k in ('low', 'high')], c=f'C{n}', lw=1)
         ax.set_xscale('log')
+        low, high = ax.get_xlim()
+        ax.set_xlim(low / 2, 2 * high)
         ax.set_xlabel('CPU seconds for a second of speech', fontsize=7)
         ax.set_title(columns[key].heading, fontsize=9)
         ax.tick_params(labelsize=7, which='both')

@@ -221,7 +221,7 @@ def score_clip(
         scores = score_dnsmos(audio)
     return dict(heard={name: recogniser(audio) for name, recogniser in (recognisers or {}).items()}, **scores)
 
-# %% ../../nbs/measure/01_quality.ipynb #90aa6d2f
+# %% ../../nbs/measure/01_quality.ipynb #f86698e3
 def spawn_processes(
     n: int,
 ) -> ProcessPoolExecutor:
@@ -229,11 +229,11 @@ def spawn_processes(
     initialiser = (signal.signal, (signal.SIGINT, signal.SIG_DFL))
     pool = ProcessPoolExecutor(n, get_context('spawn'), *initialiser)
     if threading.current_thread() is not threading.main_thread():  # signal handlers belong to the main thread
-        pool.submit(len, ())
         return pool
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        pool.submit(len, ())  # starts the processes
+        for _ in range(n):
+            pool.submit(len, ())  # starts a process, as none is idle yet
     finally:
         signal.signal(signal.SIGINT, before)
     return pool

@@ -16,9 +16,9 @@ from ..core.devices import prefers_fbgemm
 from ..core.errors import OptionError
 
 # %% auto #0
-__all__ = ['KEY_TILE', 'attention_mask', 'plain_attention', 'partial_attention', 'merge_splits', 'split_attention',
-           'has_flash_attn', 'pick_attention_kernel', 'pick_cache_dtype', 'flash_attention', 'value_bags',
-           'key_tile_bags', 'weighted_bag_sum', 'to_key_tiles', 'from_key_tiles', 'single_query_scores',
+__all__ = ['KEY_TILE', 'SHORT_SEQUENCE', 'attention_mask', 'plain_attention', 'partial_attention', 'merge_splits',
+           'split_attention', 'has_flash_attn', 'pick_attention_kernel', 'pick_cache_dtype', 'flash_attention',
+           'value_bags', 'key_tile_bags', 'weighted_bag_sum', 'to_key_tiles', 'from_key_tiles', 'single_query_scores',
            'single_query_attention', 'attention']
 
 # %% ../../nbs/models/00_attention.ipynb #4571450f
@@ -37,16 +37,18 @@ def attention_mask(
         end = end + torch.arange(1-T, 1, device=lengths.device)[:, None]
     return torch.arange(S, device=lengths.device) < end
 
-# %% ../../nbs/models/00_attention.ipynb #6b2c2689
+# %% ../../nbs/models/00_attention.ipynb #30fb720a
 def plain_attention(
     q: Tensor,  # (batch, heads, T, d) queries
     k: Tensor,  # (batch, heads, S, d) keys
     v: Tensor,  # (batch, heads, S, d) values
     lengths: Tensor | None = None,  # (batch,) valid keys of each row; all keys if None
     causal: bool = False,  # the queries are the last T positions of their row
+    mask: Tensor | None = None,  # `attention_mask` of `lengths` and `causal`; computed if None
 ) -> Tensor:  # (batch, heads, T, d); zeros for a query without keys
     "Return softmax(q kᵀ / √d) v, written out (Vaswani et al. 2017, equation 1)."
-    mask = attention_mask(lengths, q.shape[2], k.shape[2], causal, q.device)
+    if mask is None:
+        mask = attention_mask(lengths, q.shape[2], k.shape[2], causal, q.device)
     scores = (q @ k.mT / q.shape[-1]**.5).masked_fill(~mask, -torch.inf)
     return scores.softmax(-1).nan_to_num() @ v
 
@@ -240,7 +242,10 @@ def single_query_attention(
     table = v.as_strided(((b*h-1)*size+S, d), (d, 1))
     return weighted_bag_sum(table, *value_bags(b*h, size, S), weights.reshape(-1)).view(b, h, 1, d)
 
-# %% ../../nbs/models/00_attention.ipynb #97ab6153
+# %% ../../nbs/models/00_attention.ipynb #79c8c670
+SHORT_SEQUENCE = 512  # keys up to which training on a CPU uses `plain_attention`
+
+
 def attention(
     q: Tensor,  # (batch, heads, T, d) queries
     k: Tensor,  # (batch, heads, S, d) keys, or tiles from `to_key_tiles`
@@ -265,6 +270,8 @@ def attention(
     if k.ndim == 5:
         k = from_key_tiles(k, S)
     k, v = k.to(q.dtype), v.to(q.dtype)
+    if q.requires_grad and q.device.type == 'cpu' and S <= SHORT_SEQUENCE and not dropout:
+        return plain_attention(q, k, v, None, causal, mask)
     if mask is None and causal and T > 1:
         if T == S:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)

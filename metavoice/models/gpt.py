@@ -183,7 +183,7 @@ class Block(nn.Module):
         x = x + self.attn(self.ln_1(x), cache, layer, lengths)
         return x + self.mlp(self.ln_2(x))
 
-# %% ../../nbs/models/02_gpt.ipynb #c2087873
+# %% ../../nbs/models/02_gpt.ipynb #fe273676
 class GPT(nn.Module):
     "The transformer of both stages, with the parameter names of the released checkpoints."
 
@@ -205,7 +205,7 @@ class GPT(nn.Module):
             self.tie_heads()
         self.apply(self._init_weights)
         self.compiling, self.compiled, self.steps_taken = False, None, 0  # used by `models.decode_step.DecodeStep`
-        self.engine, self.session = 'torch', None  # used by `models.step_graph.make_decode_step`
+        self.engine, self.quantise, self.session = 'torch', None, None  # used by `models.step_graph.make_decode_step`
 
     def tie_heads(self):
         "Let each output head use the weights of its embedding table."

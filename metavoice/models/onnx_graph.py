@@ -40,8 +40,8 @@ def _field(
     value = value.encode() if isinstance(value, str) else value
     return _varint(number << 3 | 2) + _varint(len(value)) + value
 
-# %% ../../nbs/models/15_onnx_graph.ipynb #550a7c55
-ELEMENT_TYPES = {torch.float32: 1, torch.int32: 6, torch.int64: 7, torch.bool: 9, torch.float16: 10}
+# %% ../../nbs/models/15_onnx_graph.ipynb #7ced3e15
+ELEMENT_TYPES = {torch.float32: 1, torch.uint8: 2, torch.int32: 6, torch.int64: 7, torch.bool: 9, torch.float16: 10}
 
 
 def _value_message(name: str, dtype: torch.dtype, shape: list[int | str]) -> bytes:

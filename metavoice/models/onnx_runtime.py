@@ -52,9 +52,12 @@ def pick_engine(
         raise OptionError("engine='onnx' needs onnxruntime, which can't be imported; pip install onnxruntime")
     return 'onnx' if has_onnxruntime() else 'torch'
 
-# %% ../../nbs/models/16_onnx_runtime.ipynb #c12f98db
+# %% ../../nbs/models/16_onnx_runtime.ipynb #9e0ee940
 NUMPY_TYPES = {
-    torch.float32: np.float32, torch.float16: np.float16, torch.int32: np.int32, torch.int64: np.int64,
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.int32: np.int32,
+    torch.int64: np.int64,
     torch.bool: np.bool_,
 }
 

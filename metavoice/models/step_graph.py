@@ -27,16 +27,23 @@ from .onnx_graph import MICROSOFT, OnnxGraph
 from .onnx_runtime import OnnxSession
 
 # %% auto #0
-__all__ = ['MAX_GRAPH_PARAMETERS', 'HEAD_MULTIPLE', 'GPTGraph', 'StepGraph', 'GraphDecodeStep', 'has_step_graph',
-           'pick_step_engine', 'make_decode_step']
+__all__ = ['MAX_GRAPH_PARAMETERS', 'StepGraph', 'GraphDecodeStep', 'pick_step_engine', 'make_decode_step']
 
-# %% ../../nbs/models/17_step_graph.ipynb #b990377f
+# %% ../../nbs/models/17_step_graph.ipynb #e42633be
+INT8_BLOCK = 32  # inputs that share a scale
+
+
 class GPTGraph(OnnxGraph):
     "A graph of the layers of a `GPT`."
 
-    def __init__(self, name: str, config: GPTConfig):
+    def __init__(
+        self,
+        name: str,
+        config: GPTConfig,
+        quantise: str | None = None,  # int8 for 8-bit weights of the linear layers
+    ):
         super().__init__(name)
-        self.config = config
+        self.config, self.quantise = config, quantise
 
     def norm(self, x: str, layer: nn.Module) -> str:
         "Add a normalisation."
@@ -48,8 +55,24 @@ class GPTGraph(OnnxGraph):
 
     def linear(self, x: str, layer: nn.Linear) -> str:
         "Add a linear layer."
-        x = self.node('MatMul', x, self.weight(layer.weight.T.contiguous()))
+        if self.quantise:
+            x = self.int8_product(x, layer.weight)
+        else:
+            x = self.node('MatMul', x, self.weight(layer.weight.T.contiguous()))
         return x if layer.bias is None else self.node('Add', x, self.weight(layer.bias))
+
+    def int8_product(
+        self,
+        x: str,
+        weight: Tensor,  # (out, in)
+    ) -> str:
+        "Add a product with 8-bit weights, which also rounds x to 8 bits."
+        blocks = weight.unflatten(1, (-1, INT8_BLOCK))
+        scale = blocks.abs().amax(-1).clamp(min=1e-20) / 127
+        stored = (blocks / scale[..., None]).round().add(128).to(torch.uint8)
+        attributes = dict(N=len(weight), K=weight.shape[1], bits=8, block_size=INT8_BLOCK, accuracy_level=4)
+        inputs = x, self.weight(stored), self.weight(scale.flatten())
+        return self.node('MatMulNBits', *inputs, domain=MICROSOFT, **attributes)
 
     def feed_forward(self, x: str, block: nn.Module) -> str:
         "Add a feed-forward network."
@@ -59,7 +82,7 @@ class GPTGraph(OnnxGraph):
             return self.linear(self.node('Mul', gate, self.linear(x, block.swiglu.w3)), block.c_proj)
         return self.linear(self.node('Gelu', self.linear(x, block.c_fc), domain=MICROSOFT), block.c_proj)
 
-# %% ../../nbs/models/17_step_graph.ipynb #6c305cb3
+# %% ../../nbs/models/17_step_graph.ipynb #d677e956
 class StepGraph(GPTGraph):
     "The graph of a decoding step, which is also that of a prompt's prefill."
 
@@ -67,8 +90,9 @@ class StepGraph(GPTGraph):
         self,
         model: GPT,  # causal, float32, on the CPU, not quantised
         tokens: int | None = None,  # number of leading ids that have logits; None: all
+        quantise: str | None = None,  # int8 for 8-bit weights of the linear layers
     ):
-        super().__init__('first stage', model.config)
+        super().__init__('first stage', model.config, quantise)
         tables = model.transformer
         self.heads = dict(num_heads=self.config.n_head, kv_num_heads=self.config.n_head)
         width, x = self.config.n_embd, self.embed(tables.wtes[0].weight, tables.wpe.weight)
@@ -98,22 +122,13 @@ class StepGraph(GPTGraph):
         shape = ['rows', self.config.n_head, 'size', self.config.n_embd // self.config.n_head]
         past = [self.input(f'{name}.{layer}', torch.float32, shape) for name in ('keys', 'values')]
         outputs = [self._new_name('attention'), f'new_keys.{layer}', f'new_values.{layer}']
-        self.node(
-            'GroupQueryAttention',
-            self.linear(x, block.c_attn),
-            '',
-            '',
-            *past,
-            *self.past,
-            outputs=outputs,
-            domain=MICROSOFT,
-            **self.heads,
-        )
+        inputs = self.linear(x, block.c_attn), '', '', *past, *self.past
+        self.node('GroupQueryAttention', *inputs, outputs=outputs, domain=MICROSOFT, **self.heads)
         for name in outputs[1:]:
             self.output(name, torch.float32, shape)
         return self.linear(outputs[0], block.c_proj)
 
-# %% ../../nbs/models/17_step_graph.ipynb #60cc7b52
+# %% ../../nbs/models/17_step_graph.ipynb #34720a38
 def weights_key(model: GPT) -> tuple:
     "Return a key that changes when a weight is replaced or changed in place."
     return tuple((o.data_ptr(), 0 if o.is_inference() else o._version) for o in model.parameters())
@@ -124,9 +139,9 @@ def step_session(
     tokens: int | None,  # as in `StepGraph`
 ) -> OnnxSession:
     "Return the session of a model's step graph; it is made again only after the weights have changed."
-    key = tokens, weights_key(model)
+    key = tokens, model.quantise, weights_key(model)
     if model.session is None or model.session[0] != key:
-        model.session = key, OnnxSession(StepGraph(model, tokens))
+        model.session = key, OnnxSession(StepGraph(model, tokens, model.quantise))
     return model.session[1]
 
 # %% ../../nbs/models/17_step_graph.ipynb #cf99889f
@@ -213,7 +228,8 @@ class GraphDecodeStep:
         cache.advance(lengths)
         return torch.cat(logits)
 
-# %% ../../nbs/models/17_step_graph.ipynb #9fcbed6c
+# %% ../../nbs/models/17_step_graph.ipynb #df649e90
+HEAD_MULTIPLE = 8  # of which a head's width is a multiple in onnxruntime's attention
 PLAIN_MODULES = (
     GPT,
     nn.ModuleDict,
@@ -236,14 +252,18 @@ def has_plain_weights(model: GPT) -> bool:
     float32 = all(o.dtype == torch.float32 and o.device.type == 'cpu' for o in model.parameters())
     return plain and float32 and not model.training
 
-# %% ../../nbs/models/17_step_graph.ipynb #56da52d5
-MAX_GRAPH_PARAMETERS = 16_000_000  # of a first stage that runs as a graph
-HEAD_MULTIPLE = 8  # of which a head's width is a multiple in onnxruntime's attention
 
-
-def has_step_graph(config: GPTConfig) -> bool:
+def has_step_graph(
+    config: GPTConfig,
+    quantise: str | None = None,
+) -> bool:
     "Return whether a model of this shape has a step graph."
-    return config.causal and config.n_embd // config.n_head % HEAD_MULTIPLE == 0
+    if quantise not in (None, 'int8') or not config.causal or config.n_embd // config.n_head % HEAD_MULTIPLE:
+        return False
+    return not quantise or not any(n % INT8_BLOCK for n in (config.n_embd, config.hidden))
+
+# %% ../../nbs/models/17_step_graph.ipynb #aed6b7c0
+MAX_GRAPH_PARAMETERS = 16_000_000  # of a first stage that runs as a graph
 
 
 def pick_step_engine(
@@ -253,20 +273,21 @@ def pick_step_engine(
     quantise: str | None = None,
     compile: bool | None = None,
 ) -> str:  # torch or onnx
-    "Return the engine of the first stage's decoding steps: onnx for a small float32 model."
-    plain = dtype == torch.float32 and not quantise and not compile
-    if engine == 'torch' or config is None or not plain or not has_step_graph(config):
+    "Return the engine of the first stage's decoding steps: onnx for a small model, in float32 or with 8-bit weights."
+    if engine == 'torch' or config is None or dtype != torch.float32 or compile:
+        return 'torch'
+    if not has_step_graph(config, quantise):
         return 'torch'
     with init_empty_weights():
         return 'onnx' if GPT(config).num_parameters <= MAX_GRAPH_PARAMETERS else 'torch'
 
-# %% ../../nbs/models/17_step_graph.ipynb #b069a3f8
+# %% ../../nbs/models/17_step_graph.ipynb #67416cab
 def make_decode_step(
     model: GPT,  # its `engine` is torch or onnx
     cache: KVCache,
     tokens: int | None = None,  # number of leading ids whose logits are needed; None: all
 ) -> DecodeStep | GraphDecodeStep:  # logits of all ids from the first, of `tokens` ids from the second
     "Return the decoding steps of a model and a cache, by its engine where its weights allow it."
-    if model.engine == 'onnx' and has_plain_weights(model) and has_step_graph(model.config):
+    if model.engine == 'onnx' and has_plain_weights(model) and has_step_graph(model.config, model.quantise):
         return GraphDecodeStep(model, cache, tokens)
     return DecodeStep(model, cache)

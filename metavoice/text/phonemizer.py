@@ -84,7 +84,7 @@ def phonemizer_pieces(
             pieces.append(' '.join(words[first:]))
     return pieces
 
-# %% ../../nbs/text/16_phonemizer.ipynb #f71e3dc3
+# %% ../../nbs/text/16_phonemizer.ipynb #5040cdd5
 _UNSAID = re.compile(r'[\[\]{}()<>|\\/^~*_#@`=+"“”«»]')
 _LETTER_A = re.compile(r"(?<![\w'])A(?![\w'])(?=\s*[.,;:!?]|\s*$|\s+[A-Z](?![\w']))|(?<=\b[A-Z] )A(?![\w'])")
 _SOUNDS = {
@@ -96,13 +96,16 @@ _SOUND = re.compile(rf"(?<![\w'])(?:{'|'.join(sorted(_SOUNDS, key=len, reverse=T
 
 def mark_sounds(
     piece: str,  # a sentence in words
+    accent: str,
 ) -> str:
     "Return a sentence without unsaid signs, with phonemes for the words that hibari misreads."
     marked = _UNSAID.sub(' ', piece.replace('’', "'").replace('‘', "'"))
     marked = _SOUND.sub(lambda found: f'[{found[0]}](/{_SOUNDS[found[0].lower()]}/)', marked)
+    if accent == 'british':
+        marked = re.sub(r"(?<![\w'])Z(?![\w'])", '[Z](/zˈɛd/)', marked)
     return _LETTER_A.sub('[A](/ˈA/)', marked)
 
-# %% ../../nbs/text/16_phonemizer.ipynb #8d0ad31f
+# %% ../../nbs/text/16_phonemizer.ipynb #85e8a63b
 logger, CACHED_PIECES = logging.getLogger(__name__), 4096
 _PART = re.compile(r"([^\W\d_]+(?:['’-][^\W\d_]+)*)|([;:,.!?—…])|\s+")
 
@@ -121,7 +124,8 @@ def say_by_network(
         elif word == 'A' and not _LETTER_A.match(piece, found.start()):
             said.append('ɐ')
         elif word:
-            said.append(''.join(g2p(part, accent) for part in word.split('-')))
+            parts = word.split('-')  # a single letter of a compound is a name: x-ray
+            said += [g2p(part.upper() if len(part) == 1 < len(parts) else part, accent) for part in parts]
         else:
             said.append(found[2] or ' ')
     said = tidy_phonemes(''.join(said))
@@ -186,7 +190,7 @@ def add_possessive(
         return phonemes + 'ɪz'
     return phonemes + ('s' if phonemes[-1] in 'ptkfθ' else 'z')
 
-# %% ../../nbs/text/16_phonemizer.ipynb #b69d06a3
+# %% ../../nbs/text/16_phonemizer.ipynb #12cc335d
 class HibariPhonemizer:
     "The phonemizer of the package hibari-tts; raises `OptionError` if it isn't installed."
 
@@ -243,10 +247,13 @@ class HibariPhonemizer:
     def _say_piece(self, piece, accent):
         "Return the phonemes of a sentence."
         try:
-            return tidy_phonemes(self.reader(accent)(mark_sounds(piece), normalize_text=False))
+            said = tidy_phonemes(self.reader(accent)(mark_sounds(piece, accent), normalize_text=False))
         except Exception as e:  # a young package may fail at odd text, and the network of ours can say anything
             logger.warning("hibari can't say %r (%s: %s); the grapheme-to-phoneme network says it", piece, type(e), e)
             return say_by_network(piece, accent)
+        if said and piece[-1] in '.!?' and said[-1] not in PAUSE_MARKS:  # hibari takes `Z.` for an initial
+            said += piece[-1]
+        return said
 
 # %% ../../nbs/text/16_phonemizer.ipynb #c507fc75
 @lru_cache(1)

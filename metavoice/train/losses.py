@@ -17,7 +17,7 @@ from ..models.listener import CTCScorer, perceptual_loss
 
 # %% auto #0
 __all__ = ['MEL_RESOLUTIONS', 'guided_attention_loss', 'first_stage_loss', 'scheduled_sampling', 'second_stage_loss',
-           'multi_scale_mel_loss', 'latent_loss', 'measure_pitch', 'decode_at_pitch', 'decoder_losses']
+           'multi_scale_mel_loss', 'latent_loss', 'measure_pitch', 'decode_at_pitch', 'audio_losses', 'decoder_losses']
 
 # %% ../../nbs/train/10_losses.ipynb #0610d80a
 def guided_attention_loss(
@@ -173,21 +173,30 @@ def decode_at_pitch(
     weight = 0.1 + 0.9 * voiced
     return decoded, ((predicted - pitch).abs() * weight).sum() / weight.sum()
 
-# %% ../../nbs/train/10_losses.ipynb #979b0b9d
-def decoder_losses(
+# %% ../../nbs/train/10_losses.ipynb #a8145746
+def audio_losses(
     codec,  # a `NanoCodec` whose encoder isn't trained
-    latent: Tensor,  # (batch, latent_dim, frames)
-    x: Tensor,  # (batch, frames·hop), the recordings
-    rng: torch.Generator | None = None,  # as in `decode_at_pitch`
+    decoded: Tensor,  # (batch, time)
+    x: Tensor,  # (batch, time), the recordings
+    rng: torch.Generator | None = None,  # as in `multi_scale_mel_loss`
     listener: CTCScorer | None = None,  # adds `perceptual_loss`
-) -> dict:  # distance, pitch, latent and, with a listener, heard: to be summed
-    "Return the losses of a codec's decoder on a batch."
-    decoded, pitch_error = decode_at_pitch(codec, latent, *measure_pitch(x, codec), rng)
+) -> dict:  # distance, latent and, with a listener, heard: to be summed
+    "Return how decoded audio differs from the recordings."
     losses = dict(
-        distance=multi_scale_mel_loss(decoded, x, codec.sample_rate),
-        pitch=pitch_error,
+        distance=multi_scale_mel_loss(decoded, x, codec.sample_rate, rng),
         latent=latent_loss(codec, decoded, x) / 2,
     )
     if listener:
         losses['heard'] = perceptual_loss(listener, decoded, x) / 2
     return losses
+
+
+def decoder_losses(
+    codec,  # a `NanoCodec` whose encoder isn't trained
+    latent: Tensor,  # (batch, latent_dim, frames)
+    x: Tensor,  # (batch, frames·hop), the recordings
+    listener: CTCScorer | None = None,  # adds `perceptual_loss`
+) -> dict:  # distance, latent, pitch and, with a listener, heard: to be summed
+    "Return the losses of a codec's decoder on a batch, with nothing drawn."
+    decoded, pitch_error = decode_at_pitch(codec, latent, *measure_pitch(x, codec))
+    return audio_losses(codec, decoded, x, listener=listener) | dict(pitch=pitch_error)

@@ -45,7 +45,7 @@ from .tokens import REFERENCE_LEVEL, embed_voices, encode_corpus, load_utterance
 # %% auto #0
 __all__ = ['PRETRAIN_SIZES', 'PRETRAIN_STAGES', 'PRETRAIN_TIME_SHARES', 'NANO_DEFAULTS', 'PretrainSize', 'Pretrainer']
 
-# %% ../../nbs/train/29_pretrain.ipynb #e816b660
+# %% ../../nbs/train/29_pretrain.ipynb #16c30e48
 @dataclass
 class PretrainSize:
     "The shapes of a bundle's parts, and how they are trained."
@@ -71,8 +71,8 @@ def _nano_size() -> PretrainSize:
     "Return the size of nano."
     return PretrainSize(
         codec=_codec_config(width=256, hidden=768, encoder_blocks=5, decoder_blocks=8, finest_blocks=2),
-        first=dict(n_layer=6, n_head=4, n_embd=224, block_size=512, swiglu_multiple_of=32),
-        second=dict(n_layer=3, n_head=3, n_embd=192, block_size=384, swiglu_multiple_of=64),
+        first=dict(n_layer=6, n_head=4, n_embd=224, block_size=704, swiglu_multiple_of=32),
+        second=dict(n_layer=3, n_head=3, n_embd=192, block_size=448, swiglu_multiple_of=64),
     )
 
 
@@ -95,7 +95,7 @@ def _tiny_size() -> PretrainSize:
 
 PRETRAIN_SIZES = dict(nano=_nano_size(), tiny=_tiny_size())
 
-# %% ../../nbs/train/29_pretrain.ipynb #c4ff8839
+# %% ../../nbs/train/29_pretrain.ipynb #acce4cc9
 PRETRAIN_STAGES = ('corpus', 'codec', 'tokeniser', 'first', 'second', 'listener', 'decoder', 'mbd', 'bundle')
 
 PRETRAIN_TIME_SHARES = dict(codec=0.12, first=0.4, second=0.08, listener=0.13, decoder=0.21, mbd=0.06)
@@ -107,7 +107,7 @@ NANO_DEFAULTS = dict(
     top_p=0.9,
     top_k=None,
     constrain=True,
-    piece_tokens=90,
+    piece_tokens=120,
     one_sentence=True,
     takes=6,
     attenuation_limit=12.0,

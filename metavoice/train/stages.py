@@ -27,7 +27,7 @@ from .optim import TrainingConfig
 # %% auto #0
 __all__ = ['start_stage', 'pretrain_first_stage', 'evaluate_first', 'pretrain_second_stage', 'predict_corpus_codes']
 
-# %% ../../nbs/train/28_stages.ipynb #250d8e8e
+# %% ../../nbs/train/28_stages.ipynb #81b99662
 def start_stage(
     model: GPT,
     data: list,  # of `TokenizedUtterance`
@@ -54,10 +54,12 @@ def pretrain_first_stage(
     *,
     layout: TokenLayout | None = None,
     batch_tokens: int = 8192,  # tokens in a batch
-    guide_until: float = 0.5,  # share of the training with guided attention
+    guide_until: float = 0.7,  # share of the training with guided attention
     drop_speaker: float = 0.1,  # share of utterances without speaker embedding
     sampled: float = 0.25,  # share of the input's audio tokens that are the model's own samples
+    sampled_from: float = 0.3,  # share of the training before that
     corrupt: float = 0.03,  # share of them that are random
+    drop_text: float = 0.05,  # share of utterances without text
     compile: bool = True,  # by `torch.compile`; saves time in trainings of some minutes
     **run,  # arguments of `Trainer.run`
 ) -> GPT:
@@ -75,9 +77,10 @@ def pretrain_first_stage(
     def loss(t):
         batch, weight = batches(), max(0.0, 1 - t.progress / guide_until)
         who = speakers(batch, t.rng) * (torch.rand(len(batch), 1, generator=t.rng) >= drop_speaker)
-        ids, targets, guide, who = to_device(t.device, *collate_first_stage(batch, layout, t.rng, corrupt=corrupt), who)
+        collated = collate_first_stage(batch, layout, t.rng, corrupt=corrupt, drop_text=drop_text)
+        ids, targets, guide, who = to_device(t.device, *collated, who)
         with t.autocast():
-            if sampled:
+            if sampled and t.progress >= sampled_from:
                 ids = scheduled_sampling(model, ids, targets, who, layout, sampled)
             parts = first_stage_loss(model, ids, targets, guide if weight else None, who, layout)
         return dict(loss=parts['audio'] + 0.3 * weight * parts['guide']) | {k: v.detach() for k, v in parts.items()}

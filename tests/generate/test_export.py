@@ -58,7 +58,8 @@ def test_the_program_of_the_readme_equals_torch(exported):
     said = (coarse + [[0], [tokens["codebook_size"]]]).T.ravel()
     ids = np.concatenate([np.array(example["ids"]) + tokens["text_offset"], said])[:200]
     start, logits = first_stage_logits(names, ids, speaker)
-    expected = bundle.first(torch.from_numpy(ids)[None, None], torch.from_numpy(speaker)[None])[0][0, start - 1:].numpy()
+    rows = torch.from_numpy(ids)[None, None], torch.from_numpy(speaker)[None]
+    expected = bundle.first(*rows)[0][0].numpy()[start - 1:]
     assert abs(logits - expected).max() < 1e-4 * abs(expected).max()
     codes = names["fine_codes"](example["ids"], coarse, speaker)
     inputs = [example["ids"]], [torch.from_numpy(coarse)], torch.from_numpy(speaker)[None], [torch.Generator()]

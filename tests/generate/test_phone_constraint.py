@@ -1,13 +1,14 @@
 "Speech of a model that reads phonemes says the phones of its text, all of them and in order."
 from dataclasses import replace
 from itertools import groupby
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import write_tiny_bundle
 
 from metavoice.core.errors import OptionError
-from metavoice.generate.codes import Generation, frame_limits, make_phone_track
+from metavoice.generate.codes import Generation, frame_limits, make_phone_track, scored_text
 from metavoice.generate.decoding import decode_steps
 from metavoice.generate.options import SpeechOptions
 from metavoice.generate.tts import TTS
@@ -115,3 +116,11 @@ def test_synthesis_and_streams(tts):
     whole = tts.synthesise(TEXTS[1], seed=1, denoise=False)
     parts = [chunk.samples for chunk in tts.stream(TEXTS[1], seed=1, denoise=False)]
     assert len(whole.samples) == sum(map(len, parts)) > 0
+
+
+@pytest.mark.parametrize("reads, said", [("letters", "Yes."), ("phonemes", "jˈɛs.")])
+def test_takes_are_scored_by_what_the_scorer_reads(tts, reads, said):
+    segment, = tts.segments(["Yes."])
+    listener = SimpleNamespace(config=SimpleNamespace(reads=reads))
+    bundle = SimpleNamespace(listener=listener, tokeniser=tts.bundle.tokeniser)
+    assert scored_text(bundle, segment) == said

@@ -80,6 +80,23 @@ def test_greedy_codes_ignore_the_seed(tts):
 
 # segments, options, progress
 
+@pytest.mark.parametrize("options", [dict(temperature=0), dict(takes=1), dict(takes=3), dict(takes=1, guidance=2.)])
+def test_both_engines_give_the_same_speech(tts, options):
+    torch_tts = TTS.from_pretrained(device="cpu", engine="torch")
+    assert (tts.bundle.step_engine, torch_tts.bundle.step_engine) == ("onnx", "torch")
+    ours, theirs = (o.codes(FIVE[:2], seed=[1, 2], **options) for o in (tts, torch_tts))
+    for a, b in zip(ours, theirs):
+        assert torch.equal(torch.cat(a, 1)[:2], torch.cat(b, 1)[:2]), "the tokens of the first stage"
+    a, b = (o.synthesise(SHORT, seed=1, denoise=False, **options).samples for o in (tts, torch_tts))
+    assert len(a) == len(b) and (a - b).abs().max() < .02*a.abs().max()
+
+
+def test_8_bit_weights_still_speak():
+    quantised = TTS.from_pretrained(device="cpu", quantise="int8")
+    assert quantised.bundle.step_engine == "onnx" and "int8" in repr(quantised)
+    assert 8 < torch.cat(quantised.codes([SHORT], seed=1, takes=1)[0], 1).shape[1] < 150
+
+
 def test_long_text_is_joined_with_pauses(tts):
     segments = tts.segments([FIVE[4]], seed=1)
     codes, = tts.codes([FIVE[4]], seed=1, takes=1)

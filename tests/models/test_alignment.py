@@ -49,8 +49,8 @@ def test_phones_of_a_text_are_all_found():
 def test_codes_follow_the_text():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        sizes = dict(n_fft=160, hop=80, n_mels=20, width=16, hidden=32, encoder_blocks=2, decoder_blocks=2, latent_dim=8)
-        codec = NanoCodec(NanoCodecConfig(**sizes, codebook_size=16, phones=NAMES)).eval()
+        sizes = dict(n_fft=160, hop=80, n_mels=20, width=16, hidden=32, encoder_blocks=2, decoder_blocks=2)
+        codec = NanoCodec(NanoCodecConfig(**sizes, latent_dim=8, codebook_size=16, phones=NAMES)).eval()
         codec.quantiser.codebooks.normal_()
         codec.entry_phones.copy_(torch.arange(16) % 4)
         samples = torch.randn(20 * 80) * 0.1

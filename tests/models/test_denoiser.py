@@ -7,8 +7,9 @@ import torch
 from metavoice.audio.level import speech_level
 from metavoice.audio.sound import Audio, load_audio
 from metavoice.core.errors import AudioError, OptionError
-from metavoice.models.deepfilter import DfState, load_deepfilternet
+from metavoice.models.deepfilter import DfState
 from metavoice.models.denoiser import Denoiser, denoise_into, enhance
+from metavoice.models.denoiser_graph import load_denoiser_network
 
 
 def si_sdr(estimate, target):
@@ -147,7 +148,7 @@ def test_denoise_into_runs_in_blocks(noisy_tone, denoised):
     state = DfState()
 
     def run(samples):
-        return load_deepfilternet()(samples.view(-1, 480), state).flatten()
+        return load_denoiser_network()(samples.view(-1, 480), state).flatten()
 
     assert torch.equal(denoise_into(run, noisy_tone, torch.empty_like(noisy_tone)), denoised)
 
@@ -168,7 +169,7 @@ def test_the_level_of_the_output_follows_that_of_the_input(speech, name):
 def test_a_normal_level_is_left_alone(noisy_tone):
     "Bit for bit, so that synthesised speech and the comparison with the official runtime don't change."
     assert -36 < speech_level(noisy_tone, 48000) < -12
-    network, state = load_deepfilternet(), DfState()
+    network, state = load_denoiser_network(), DfState()
     plain = denoise_into(lambda x: network(x.view(-1, 480), state).flatten(), noisy_tone, torch.empty_like(noisy_tone))
     assert torch.equal(Denoiser()(noisy_tone), plain)
 

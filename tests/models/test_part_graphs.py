@@ -36,7 +36,10 @@ def assert_close(ours, theirs):
     assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
 
 
-@pytest.mark.parametrize("options", [{}, dict(finest_blocks=2), dict(finest_blocks=1, finest_split=3, synthesis_window=80)])
+THREE = dict(finest_blocks=1, finest_split=3, synthesis_window=80)
+
+
+@pytest.mark.parametrize("options", [{}, dict(finest_blocks=2), THREE])
 @torch.inference_mode()
 def test_codec(options):
     codec = make_codec(**options)

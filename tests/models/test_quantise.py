@@ -152,7 +152,7 @@ def test_models_with_biases(kind):
 @pytest.mark.parametrize("method", QUANTISE_METHODS)
 @torch.inference_mode()
 def test_quantised_while_loading(bundle, inputs, method):
-    loaded = load_bundle(bundle, "cpu", quantise=method)
+    loaded = load_bundle(bundle, "cpu", quantise=method, engine="torch")
     afterwards = quantise(load_bundle(bundle, "cpu").first, method)
     assert torch.equal(loaded.first(*inputs)[0], afterwards(*inputs)[0])
     assert not any(p.is_meta for p in loaded.first.parameters()) and method in repr(loaded)
@@ -183,8 +183,11 @@ def test_missing_torchao_is_an_option_error(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", import_without_torchao)
     with pytest.raises(OptionError, match=r"metavoice\[quantise\]"):
-        load_bundle(device="cpu", quantise="int8")
+        load_bundle(device="cpu", quantise="int8", engine="torch")
+    with pytest.raises(OptionError, match=r"metavoice\[quantise\]"):
+        load_bundle(device="cpu", quantise="int4")
     load_bundle(device="cpu")
+    assert load_bundle(device="cpu", quantise="int8").step_engine == "onnx", "a graph quantises by itself"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -225,7 +228,7 @@ def test_float32_is_packed_only_without_loss():
 @torch.no_grad()
 def test_packed_while_loading(bundle, inputs, tmp_path):
     half = load_bundle(bundle, "cpu").save(tmp_path / "half", "float16")
-    plain, packed = load_bundle(half, "cpu"), load_bundle(half, "cpu", pack=True)
+    plain, packed = (load_bundle(half, "cpu", pack=pack, engine="torch") for pack in (False, True))
     assert packed.packed and not plain.packed
     n_packed = sum(isinstance(m, PackedLinear) for m in packed.first.modules())
     assert n_packed == 4*packed.first.config.n_layer + 1

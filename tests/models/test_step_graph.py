@@ -3,6 +3,7 @@ import copy
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def random_model(**shape):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         shape = PLAIN | dict(n_layer=2) | shape
-        model = GPT(GPTConfig(block_size=400, vocab_sizes=[300], swiglu_multiple_of=16, **shape))
+        model = GPT(GPTConfig(block_size=400, vocab_sizes=[300], **dict(swiglu_multiple_of=16) | shape))
         for p in model.parameters():
             p.data.normal_(0, .1) if p.ndim > 1 else p.data.add_(torch.randn_like(p), alpha=.1)
         return model.eval().requires_grad_(False)
@@ -142,9 +143,13 @@ def test_which_models_have_a_graph():
     assert engine() == engine(compile=False) == "onnx"
     wide = GPTConfig(n_layer=8, n_head=8, n_embd=512)
     odd, second = GPTConfig(n_layer=2, n_head=2, n_embd=24), GPTConfig(n_layer=2, n_head=2, n_embd=32, causal=False)
-    for options in (dict(engine="torch"), dict(config=None), dict(dtype=torch.bfloat16), dict(quantise="int8"),
+    for options in (dict(engine="torch"), dict(config=None), dict(dtype=torch.bfloat16), dict(quantise="int4"),
                     dict(compile=True), dict(config=wide), dict(config=odd), dict(config=second)):
         assert engine(**options) == "torch", options
+    fits = GPTConfig(n_layer=2, n_head=2, n_embd=32, swiglu_multiple_of=32)
+    for config in (fits, replace(fits, swiglu_multiple_of=8), replace(fits, n_embd=48, swiglu_multiple_of=32)):
+        assert engine(config=config) == "onnx"
+        assert engine(config=config, quantise="int8") == ("onnx" if config is fits else "torch")
     assert GPT(wide).num_parameters > MAX_GRAPH_PARAMETERS
 
 
@@ -161,6 +166,23 @@ def test_the_fallback_is_pytorch():
         assert type(make_decode_step(model, model.cache(1, 64))) is kind
     plain.engine = "torch"
     assert type(make_decode_step(plain, plain.cache(1, 64))) is DecodeStep
+
+
+@torch.inference_mode()
+def test_8_bit_weights():
+    model = random_model(n_head=2, n_embd=64, bias=True, swiglu_multiple_of=32)
+    speaker, ids, made = torch.randn(2, 256), torch.randint(300, (2, 9)), []
+    for method in (None, "int8"):
+        model.engine, model.quantise = "onnx", method
+        cache = model.cache(2, 64)
+        step = make_decode_step(model, cache)
+        assert type(step) is GraphDecodeStep
+        first = step.prefill(ids, speaker, cache, [9, 4])
+        step.set_speaker(speaker)
+        made.append(torch.cat([first, step(ids[:, 0])]))
+    assert 0 < (made[0] - made[1]).norm() < .05*made[0].norm()
+    model.quantise = "int4"
+    assert type(make_decode_step(model, model.cache(1, 64))) is DecodeStep
 
 
 def test_a_copied_model_has_its_own_graph():

@@ -1,14 +1,17 @@
 "Checking and encoding training data: the report, splitting at silences, and the cache of codes."
 import json
+from itertools import groupby
 
 import pytest
 import soundfile
 import torch
+from tiny import write_tiny_bundle
 
 from metavoice.audio.sound import Audio, load_audio
 from metavoice.bundle.load import Bundle, load_bundle
 from metavoice.core.errors import MetaVoiceError
 from metavoice.generate.tts import TTS
+from metavoice.text.phonemes import PAUSE
 from metavoice.text.spoken import TextOptions, prepare_text
 from metavoice.train.clips import Clip, ClipEncoder, ContextWindow, check_data
 from metavoice.train.data import Example
@@ -177,6 +180,21 @@ def test_clips_are_encoded_once_per_audio_and_model(tmp_path, nano, samples):
     changed = load_bundle("nano", device="cpu")
     next(changed.codec.parameters()).data.add_(.01)
     assert ClipEncoder(changed, tmp_path / "cache").model != encoder.model
+
+
+def test_codes_follow_the_caption(tmp_path, sample):
+    "Where entries of the first codebook belong to phones, the caption is aligned with the clip."
+    pytest.importorskip("hibari")
+    bundle = load_bundle(write_tiny_bundle(tmp_path / "tiny", phonemes=True), "cpu")
+    encoder, names, codes = ClipEncoder(bundle, tmp_path / "cache"), bundle.codec.config.phones, {}
+    for text in (SAID, "The boats came home.", SAID):
+        clip = Clip(Example(sample, text, "x"), text, bundle.tokeniser.encode(text), 0., None, 1., "key", [])
+        codes[text] = encoder(clip)[0]
+        said = [names[phone] for phone in bundle.codec.entry_phones[codes[text][0].long()].tolist()]
+        states = [state for state in bundle.tokeniser.states(clip.ids) if not state.optional]
+        wanted = [name for name, _ in groupby(state.name for state in states)]
+        assert [name for name, _ in groupby(name for name in said if name != PAUSE)] == wanted
+    assert encoder.misses == 2
 
 
 def test_training_levels_references_as_synthesis_does(nano, demo_corpus, tmp_path):

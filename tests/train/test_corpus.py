@@ -2,7 +2,8 @@
 import pytest
 
 from metavoice.core.errors import MetaVoiceError, OptionError
-from metavoice.train.corpus import HELD_OUT_SPEAKERS, TRAINING_SPEAKERS, Corpus, render_flite
+from metavoice.text.phonemes import phone_states
+from metavoice.train.corpus import HELD_OUT_SPEAKERS, TRAINING_SPEAKERS, Corpus, WordAligner, render_flite
 from metavoice.train.sentences import make_sentences
 
 
@@ -21,3 +22,17 @@ def test_missing_flite_names_the_package(monkeypatch):
 def test_missing_corpus(tmp_path):
     with pytest.raises(OptionError, match="manifest.jsonl is missing"):
         Corpus(tmp_path / "nothing")
+
+
+def test_phonemes_of_flite_have_times():
+    "A pause that the text doesn't mark becomes a comma; the end of *letter* is two phones."
+    aligner = WordAligner()
+    aligner.counts = {"The": 2, "letter": 4, "A": 1}
+    phones = "pau 0.1 dh 0.2 iy 0.3 pau 0.5 l 0.6 eh 0.7 t 0.8 er 1.0 pau 1.1 ax 1.2 pau 1.5".split()
+    phones = list(zip(phones[::2], map(float, phones[1::2])))
+    phonemes, times = aligner.transcribe("The letter. A", phones)
+    assert phonemes == "ði, lɛtəɹ. ə"
+    assert [name for name, _ in times] == [state.name for state in phone_states(phonemes)]
+    assert [end for _, end in times] == [0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5]
+    assert aligner("The letter. A", phones) == [[0.1, 0.3], [0.5, 1.0], [1.1, 1.2]]
+    assert aligner.transcribe("The letter.", phones) == ("", [])
