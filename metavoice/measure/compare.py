@@ -156,7 +156,7 @@ class Comparison:
         rows, short = ([asdict(r) for r in results] for results in (self.rows, self.short))
         return dict(about=self.about, summary=self.summary(), rows=rows, short=short)
 
-# %% ../../nbs/measure/07_compare.ipynb #f8d9d84e
+# %% ../../nbs/measure/07_compare.ipynb #97c0e436
 @patch
 def report(self: Comparison) -> list[str]:
     "Return everything that people read, as lines."
@@ -193,7 +193,7 @@ def plot(self: Comparison):  # a matplotlib figure
         ax.set_xlabel('CPU seconds for a second of speech', fontsize=7)
         ax.set_title(columns[key].heading, fontsize=9)
         ax.tick_params(labelsize=7, which='both')
-    axes[0].legend(fontsize=6)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside center right', fontsize=6)
     return figure
 
 # %% ../../nbs/measure/07_compare.ipynb #a9e3a781
