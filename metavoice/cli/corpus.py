@@ -58,7 +58,7 @@ def add_corpus_parser(
     command.add_argument('-q', '--quiet', action='store_true', help="print no progress bar")
     command.set_defaults(run=corpus_command, interrupted="finished shards are kept; the same command continues")
 
-# %% ../../nbs/cli/11_corpus.ipynb #ee35dfe2
+# %% ../../nbs/cli/11_corpus.ipynb #b8580c3c
 def corpus_command(
     args,  # parsed arguments
 ):
@@ -78,6 +78,6 @@ def corpus_command(
             teacher,
             HibariPhonemizer(),
             args.hours,
-            lambda hours: progress('speech', round(60 * min(hours, args.hours)), round(60 * args.hours)),
+            lambda hours: progress('corpus', min(hours, args.hours), args.hours),
         )
     print_lines([f"{args.out}: {shards.hours:.1f} hours, {len(shards.describe())} speakers"])

@@ -96,7 +96,7 @@ def compile_decode_step(
     model.compiled = run
     return run
 
-# %% ../../nbs/models/03_decode_step.ipynb #d1378920
+# %% ../../nbs/models/03_decode_step.ipynb #e4cb65d5
 SINGLE_THREAD_LIMIT = 2**20  # rows times width² up to which a step runs on one thread
 
 
@@ -127,12 +127,7 @@ class DecodeStep:
         speaker: Tensor,  # (batch, 256); zeros add nothing
     ):
         "Set the speaker of each row for the next steps."
-        table = self.position_table
-        if self.model.config.speaker_emb_size:
-            self.speakers = self.model.speaker_cond_pos(speaker.to(table.dtype))
-        else:
-            self.speakers = torch.zeros(
-                len(speaker), self.model.config.n_embd, dtype=table.dtype, device=table.device)
+        self.speakers = self.model.project_speaker(speaker)
 
     def prefill(
         self,

@@ -183,7 +183,7 @@ class Block(nn.Module):
         x = x + self.attn(self.ln_1(x), cache, layer, lengths)
         return x + self.mlp(self.ln_2(x))
 
-# %% ../../nbs/models/02_gpt.ipynb #fe273676
+# %% ../../nbs/models/02_gpt.ipynb #f34abfde
 class GPT(nn.Module):
     "The transformer of both stages, with the parameter names of the released checkpoints."
 
@@ -266,6 +266,16 @@ class GPT(nn.Module):
             x = x[torch.arange(len(x), device=x.device), last][:, None]
         x = self.transformer.ln_f(x)
         return [head(x) for head in self.lm_heads]
+
+    def project_speaker(
+        self,
+        speaker: Tensor,  # (batch, 256); zeros add nothing
+    ) -> Tensor:  # (batch, n_embd), in the dtype of the weights
+        "Return what a speaker adds to the embeddings: zeros if the model has no speakers."
+        w = self.transformer.wpe.weight
+        if self.config.speaker_emb_size:
+            return self.speaker_cond_pos(speaker.to(w.dtype))
+        return torch.zeros(len(speaker), self.config.n_embd, dtype=w.dtype, device=w.device)
 
     def prefill(
         self,

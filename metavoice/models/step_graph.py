@@ -144,7 +144,7 @@ def step_session(
         model.session = key, OnnxSession(StepGraph(model, tokens, model.quantise))
     return model.session[1]
 
-# %% ../../nbs/models/17_step_graph.ipynb #cf99889f
+# %% ../../nbs/models/17_step_graph.ipynb #ecea9ede
 class GraphDecodeStep:
     "Decoding steps by a `StepGraph`, with the interface of `DecodeStep`."
 
@@ -168,9 +168,7 @@ class GraphDecodeStep:
 
     def project(self, speaker: Tensor) -> Tensor:
         "Return what a speaker adds to the embeddings, (rows, 1, width)."
-        if self.model.config.speaker_emb_size:
-            return self.model.speaker_cond_pos(speaker.float())[:, None].contiguous()
-        return torch.zeros(len(speaker), 1, self.model.config.n_embd)
+        return self.model.project_speaker(speaker)[:, None].contiguous()
 
     def bind(self, cache: KVCache, rows: slice, speakers: Tensor, time: int) -> dict:
         "Return the buffers of a call for some rows of a cache, and their `Binding` as `run`."
