@@ -10,15 +10,15 @@ from .common import ProgressBar, bounded_number, print_lines
 # %% auto #0
 __all__ = ['CORPUS_EPILOG', 'add_corpus_parser', 'corpus_command']
 
-# %% ../../nbs/cli/11_corpus.ipynb #d4899e84
+# %% ../../nbs/cli/11_corpus.ipynb #c0ad234f
 CORPUS_EPILOG = """examples:
   metavoice corpus --out shards --hours 12                         # Kokoro-82M from the Hugging Face Hub
   metavoice corpus --teacher kokoro/ --out shards --hours 12       # from a folder
   nice metavoice corpus --teacher kokoro/ --out shards --hours 12  # the same again in a second terminal: two processes
   metavoice pretrain --corpus shards --hours 40
 
-An hour of speech takes 20 to 50 minutes of one core. Rendering continues where it was stopped. Any number of processes
-may render one corpus. While the folder contains a file PAUSE, they wait; a file STOP ends them.
+Rendering one hour of speech takes 20 to 50 minutes on one core. An interrupted run resumes where it stopped. Several
+processes can render the same corpus. Create a file named PAUSE in the folder to pause them all, or STOP to end them.
 """
 
 

@@ -14,14 +14,14 @@ from ..core.errors import OutputError
 # %% auto #0
 __all__ = ['EXPORT_EPILOG', 'add_export_parser', 'format_export', 'export_command']
 
-# %% ../../nbs/cli/10_export.ipynb #52c136f3
+# %% ../../nbs/cli/10_export.ipynb #2b40b050
 EXPORT_EPILOG = """examples:
   metavoice export --format onnx -o nano-onnx
   metavoice export --model my-voice --format onnx -o my-voice-onnx
 
-The folder holds a file for each network, graphs.json, which describes inputs, outputs and tokens, and README.md with a
-program that speaks with numpy and onnxruntime alone. metavoice itself needs no export: on a CPU it runs the same
-graphs.
+The folder contains one ONNX file per network; graphs.json, which describes the inputs, outputs and tokens; and
+README.md, with a program that synthesises speech using only numpy and onnxruntime. metavoice itself needs no export:
+on a CPU it runs the same graphs.
 """
 
 

@@ -43,12 +43,12 @@ def codec_phone_book(codec) -> PhoneBook | None:
     entries = getattr(codec, 'entry_phones', None)
     return None if entries is None else PhoneBook(codec.config.phones, entries.cpu().numpy())
 
-# %% ../../nbs/models/21_phone_track.ipynb #631a4e32
+# %% ../../nbs/models/21_phone_track.ipynb #7a703605
 MAX_PHONE_SECONDS, MAX_PAUSE_SECONDS = 0.9, 1.2  # longest stay in one state
 
 
 class PhoneTrack:
-    "Where the speech of one text is among the text's phones."
+    "Tracks the possible positions of generated speech in the phone sequence of its text."
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from .tokeniser import Tokeniser, count_words, learn_merges
 # %% auto #0
 __all__ = ['SIGN_PATTERN', 'WRITTEN', 'STAND_INS', 'PhonemeTokeniser', 'read_tokeniser_json']
 
-# %% ../../nbs/text/17_phoneme_tokeniser.ipynb #409821bd
+# %% ../../nbs/text/17_phoneme_tokeniser.ipynb #e8ff2c2d
 SIGN_PATTERN = r'(?s:.)'  # each character is a word of its own, so no merge crosses characters
 WRITTEN = " !',-.:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # what a phonemizer reads
 
@@ -80,7 +80,6 @@ class PhonemeTokeniser(Tokeniser):
     def states(self, ids: list) -> list[PhoneState]:
         "Return the phones of encoded text; their `start` and `end` are positions in the ids."
         return phone_states(self.decode(ids))
-
 
     @classmethod
     def train(

@@ -163,7 +163,7 @@ def import_hibari():  # the module with the class `G2P`
     spec.loader.exec_module(module)
     return module
 
-# %% ../../nbs/text/16_phonemizer.ipynb #17fb5162
+# %% ../../nbs/text/16_phonemizer.ipynb #48595782
 NAMES = {  # word → American, British
     'siobhan': ('ʃəvˈɔn', 'ʃɪvˈɔːn'), 'nguyen': ('wˈɪn', 'wˈɪn'), 'beyonce': ('biˈɑnsˌA', 'biːˈɒnsA'),
     'zoe': ('zˈOi', 'zˈQi'), 'chloe': ('klˈOi', 'klˈQi'), 'tolkien': ('tˈOlkin', 'tˈɒlkiːn'),
@@ -176,7 +176,7 @@ NAMES = {  # word → American, British
 def is_pronounceable(
     phonemes: str,  # of a word
 ) -> bool:
-    "Return whether phonemes have a vowel, and each stress mark and each length mark a place."
+    "Return whether phonemes contain a vowel, and every stress and length mark is in a valid position."
     return bool(re.search(f'[{VOWELS}]', phonemes)) and not re.search(
         rf'[{STRESS_MARKS}](?![{VOWELS}])|(?<![{VOWELS}]){LENGTH_MARKS[0]}', phonemes
     )
