@@ -6,6 +6,7 @@ from metavoice.bundle.load import load_bundle
 from metavoice.bundle.write import write_bundle
 from metavoice.core.layout import TokenLayout
 from metavoice.generate.voice import Voice
+from metavoice.models.alignment import CONTEXT_SIZES
 from metavoice.models.gpt import GPT, GPTConfig
 from metavoice.models.nano_codec import NanoCodec, NanoCodecConfig
 from metavoice.models.speaker_encoder import SpeakerEncoder
@@ -26,13 +27,17 @@ def write_tiny_bundle(folder, phonemes=False):
         tokeniser = PhonemeTokeniser.train([SIGNS]) if phonemes else nano.tokeniser
         layout = TokenLayout(CODES, len(tokeniser.mergeable_ranks))
         shape = dict(n_layer=1, n_head=2, n_embd=16, block_size=1024, swiglu_multiple_of=16)
-        first = GPT(GPTConfig(**shape, vocab_sizes=[layout.first_vocab])).eval()
+        sizes = dict(vocab_sizes=[layout.first_vocab])
+        if phonemes:  # the first stage reads the phone context
+            sizes = dict(vocab_sizes=[layout.first_vocab, *CONTEXT_SIZES], target_vocab_sizes=[layout.first_vocab])
+        first = GPT(GPTConfig(**shape, **sizes)).eval()
         vocab = [layout.second_vocab, CODES + 1]
         second = GPT(GPTConfig(**shape, vocab_sizes=vocab, target_vocab_sizes=[CODES + 1] * 6, causal=False)).eval()
         with torch.no_grad():  # the first channel is always large, and the end of audio listens to it
             first.transformer.wpe.weight[:, 0] = 5
-            first.transformer.wtes[0].weight[layout.end_of_audio] = 0
-            first.transformer.wtes[0].weight[layout.end_of_audio, 0] = 0.7
+            for weight in (first.transformer.wtes[0].weight, first.lm_heads[0].weight):  # one matrix if they are tied
+                weight[layout.end_of_audio] = 0
+                weight[layout.end_of_audio, 0] = 0.7
         sizes = dict(width=16, hidden=16, encoder_blocks=1, decoder_blocks=2, latent_dim=8, codebook_size=CODES)
         hop = HOP // 4 if phonemes else HOP  # a phone takes a frame at least
         sizes |= dict(phones=PHONES) if phonemes else {}

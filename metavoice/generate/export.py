@@ -27,12 +27,13 @@ from ..models.step_graph import StepGraph, has_step_graph
 # %% auto #0
 __all__ = ['EXAMPLE_TEXT', 'EXPORT_FILES', 'example_data', 'describe_model', 'export_onnx', 'write_json']
 
-# %% ../../nbs/generate/11_export.ipynb #ee621db0
+# %% ../../nbs/generate/11_export.ipynb #41ee06fd
 MEANINGS = dict(
     first=dict(
         ids="tokens of each row, see `tokens`",
         positions="position of each token in its sequence, from 0",
         speaker="embedding of the voice, of length 1; zeros speak without a voice",
+        context="of each token, see the README: its place in the text, its phone, and the next two phones; 0 for none",
         past="number of tokens of each row so far, with those of this call, minus one",
         total="the largest of these numbers, plus one",
         keys="cache of a layer: keys of the tokens so far; room for `size` positions",
@@ -148,7 +149,7 @@ BUILDERS = dict(  # part → graph, or why it has none
     denoiser=lambda bundle: DenoiserGraph(load_deepfilternet()),
 )
 
-# %% ../../nbs/generate/11_export.ipynb #9aa09b79
+# %% ../../nbs/generate/11_export.ipynb #3939a21f
 EXAMPLE_TEXT = "The old man walked to the river."
 
 
@@ -167,7 +168,9 @@ def example_data(
     track = make_phone_track(bundle, segment)
     if track is not None:
         entries = track.book.entry_phones.tolist()
-        data['track'] = dict(phones=track.phones, optional=track.optional, limits=track.limits, entry_phones=entries)
+        names = ('phones', 'optional', 'limits')
+        data['track'] = {name: getattr(track, name) for name in names}
+        data['track'].update(contexts=track.contexts.tolist(), entry_phones=entries)
     return data
 
 
@@ -193,7 +196,7 @@ def describe_model(
     about['denoiser'] = dict(sample_rate=DF_SAMPLE_RATE, hop=DF_HOP_SIZE, delay=DF_DELAY)
     return about
 
-# %% ../../nbs/generate/11_export.ipynb #79a1d82c
+# %% ../../nbs/generate/11_export.ipynb #af896273
 README_HEAD = """# {name} as ONNX
 
 The networks of the model {name}, written by `metavoice export`. They run in onnxruntime (tested with 1.32), on
@@ -239,8 +242,8 @@ README_DRAW = '''
 class Track:
     "The phones of the text where speech can be; it stays in a phone, goes on to the next one, or skips a pause."
 
-    def __init__(self, phones, optional, limits, entry_phones):
-        self.phones, self.optional, self.limits = phones, optional, limits
+    def __init__(self, phones, optional, limits, contexts, entry_phones):
+        self.phones, self.optional, self.limits, self.contexts = phones, optional, limits, contexts
         self.entries, self.places = np.array(entry_phones), {-1: 0}  # place → frames in it
 
     def next_places(self):
@@ -259,6 +262,10 @@ class Track:
         last, places = len(self.phones) - 1, self.next_places()
         ends = last in self.places or (self.optional[last] and last - 1 in self.places)
         return np.isin(self.entries, [self.phones[place] for place in places]), ends
+
+    def context(self):
+        "The phone context of the newest frame."
+        return self.contexts[max(0, min(self.places))]
 
     def advance(self, code):
         self.places = {p: n for p, n in self.next_places().items() if self.phones[p] == self.entries[code]}
@@ -288,8 +295,13 @@ def generate_codes(ids, speaker, rng, track=None):
         if value.name.startswith(('keys', 'values')):
             heads, width = value.shape[1], value.shape[3]
             caches[value.name] = np.zeros((1, heads, room, width), np.float32)
+    context = np.zeros((len(new), 4), int)
+    context[:, 0] = np.minimum(np.arange(len(new)) + 1, 255)  # a text token has its place
+    has_context = any(value.name == 'context' for value in first.get_inputs())
     while past + len(new) < room:
         inputs = dict(ids=new[None], positions=np.arange(past, past + len(new))[None], speaker=speaker[None], **caches)
+        if has_context:
+            inputs['context'] = context[None]
         past += len(new)
         inputs.update(past=np.array([past - 1], np.int32), total=np.array([past], np.int32))
         outputs = dict(zip(names, first.run(None, inputs)))
@@ -309,7 +321,9 @@ def generate_codes(ids, speaker, rng, track=None):
         if track is not None and token < size:
             track.advance(token)
         said.append(token)
-        new = np.array([token])
+        new, context = np.array([token]), np.zeros((1, 4), int)
+        if track is not None:
+            context[0] = track.context()  # both tokens of a frame have the same
     frames = len(said) // 2
     return np.array(said[:2 * frames], int).reshape(frames, 2).T - [[0], [size]]
 

@@ -17,7 +17,7 @@ from .options import SamplingOptions
 # %% auto #0
 __all__ = ['apply_guidance', 'keep_top_k', 'sorted_top_p', 'top_p_probabilities', 'probabilities', 'uniform_noise',
            'exponential_noise', 'exponential_race', 'sample', 'draw_tokens', 'make_generators', 'cfg_batch',
-           'combine_cfg', 'codebook_mask']
+           'cfg_context', 'combine_cfg', 'codebook_mask']
 
 # %% ../../nbs/generate/01_sampling.ipynb #a1eb256a
 def apply_guidance(
@@ -80,17 +80,17 @@ def top_p_probabilities(
     kept = probs.masked_fill(probs < threshold, 0)
     return kept.div_(kept.sum(-1, keepdim=True))
 
-# %% ../../nbs/generate/01_sampling.ipynb #8e0baac2
+# %% ../../nbs/generate/01_sampling.ipynb #3510a5af
 def probabilities(
     logits: Tensor,  # (..., vocab), any float format
-    temperature: float = 1.,  # below 1 is steadier, above 1 more varied; 0 takes the likeliest token
+    temperature: float = 1.0,  # below 1 is steadier, above 1 more varied; 0 takes the likeliest token
     top_k: int | None = None,  # tokens to keep; all if None
     top_p: float | None = None,  # share of the probability to keep; all if None
 ) -> Tensor:  # (..., vocab) float32, sums to 1
     "Return the distribution that a token is drawn from: temperature, then top-k, then top-p."
     logits = logits.float()
     if temperature == 0:
-        temperature, top_k = 1., 1
+        temperature, top_k = 1.0, 1
     if temperature != 1:
         logits = logits / temperature
     if top_k is not None:
@@ -152,14 +152,14 @@ def _nucleus_threshold(
     first = (sums <= target).sum(-1)
     return likeliest[np.arange(len(first)), np.minimum(first, likeliest.shape[1] - 1), None]
 
-# %% ../../nbs/generate/01_sampling.ipynb #e2e97b8b
+# %% ../../nbs/generate/01_sampling.ipynb #fddeed87
 def draw_tokens(
     logits: np.ndarray,  # (rows, vocab) float32
     uniform: np.ndarray,  # (rows, vocab) uniform random numbers from 0 to 1
     options: SamplingOptions,
 ) -> np.ndarray:  # (rows,) tokens; −1 where the logits are not finite
     "Draw a token for each row on the CPU: `exponential_race` of `probabilities`."
-    temperature, top_k = (1., 1) if options.temperature == 0 else (options.temperature, options.top_k)
+    temperature, top_k = (1.0, 1) if options.temperature == 0 else (options.temperature, options.top_k)
     with np.errstate(invalid='ignore'):
         x = logits - logits.max(-1, keepdims=True)
         if temperature != 1:
@@ -193,7 +193,7 @@ def make_generators(
             raise OptionError(f"seed is {seed!r}; use a whole number from 0 to {2**32 - 1}, or None for a fresh one")
     return generators
 
-# %% ../../nbs/generate/01_sampling.ipynb #ee5e80a3
+# %% ../../nbs/generate/01_sampling.ipynb #b42b5d9b
 def cfg_batch(
     prompts: list[Tensor],  # (time,) token ids each
     speakers: Tensor,  # (rows, 256) speaker embeddings
@@ -210,6 +210,17 @@ def cfg_batch(
     return tuple(torch.stack(o, 1).flatten(0, 1) for o in zip(*branches))
 
 
+def cfg_context(
+    context: Tensor,  # (rows, streams − 1) ids of the other input streams of the newest token of each text
+    options: SamplingOptions,
+) -> Tensor:  # (rows·branches, streams − 1)
+    "Return the phone context of each branch, in the order of `cfg_batch`; a branch without text has none."
+    branches = [context] * (1 + (options.guidance != 1))
+    if options.prompt_guidance not in (None, 1):
+        branches.append(torch.zeros_like(context))
+    return torch.stack(branches, 1).flatten(0, 1)
+
+
 def combine_cfg(
     logits: Tensor,  # (rows·branches, vocab) in the order of `cfg_batch`
     options: SamplingOptions,
@@ -222,7 +233,7 @@ def combine_cfg(
         return apply_guidance(logits[::2], logits[1::2], prompt_guidance)
     return apply_prompt_guidance(logits[::3], logits[1::3], logits[2::3], guidance, prompt_guidance)
 
-# %% ../../nbs/generate/01_sampling.ipynb #44f64071
+# %% ../../nbs/generate/01_sampling.ipynb #7f626fe0
 def codebook_mask(
     layout: TokenLayout,
     vocab: int,  # size of the model's vocabulary
@@ -230,6 +241,6 @@ def codebook_mask(
 ) -> Tensor:  # (2, vocab): row 0 allows codebook 1 and the end of audio, row 1 codebook 2
     "Return what to add to the logits so that only tokens of one codebook can be drawn: 0 or −∞."
     bias = torch.full((2, vocab), -torch.inf, device=device)
-    bias[0, :layout.codebook_size] = bias[0, layout.end_of_audio] = 0
-    bias[1, layout.codebook_size:2*layout.codebook_size] = 0
+    bias[0, : layout.codebook_size] = bias[0, layout.end_of_audio] = 0
+    bias[1, layout.codebook_size : 2 * layout.codebook_size] = 0
     return bias

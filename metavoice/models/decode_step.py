@@ -47,7 +47,7 @@ def should_compile(
         return model.compiling
     return model.transformer.wpe.weight.device.type == 'cuda' and model.steps_taken >= COMPILE_AFTER
 
-# %% ../../nbs/models/03_decode_step.ipynb #261e6af2
+# %% ../../nbs/models/03_decode_step.ipynb #99a1328e
 def _mark_buffers(
     buffers: list[Tensor],
     known: set,  # ids of the buffers of the last step; updated
@@ -72,23 +72,24 @@ def compile_decode_step(
         return model.compiled
     after = '' if model.compiling else f"; {model.steps_taken} were taken without"
     logging.getLogger(__name__).info("compiling the steps of generation%s", after)
-    os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(cache_dir()/'compiled'))  # read when PyTorch compiles
+    os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(cache_dir() / 'compiled'))  # read when PyTorch compiles
     import torch._dynamo
+
     tables, is_cuda = model.transformer, model.transformer.wpe.weight.device.type == 'cuda'
 
-    def step(ids, speakers, at, keys, values):
-        x = F.embedding(ids, tables.wtes[0].weight) + F.embedding(at, tables.wpe.weight) + speakers
+    def step(ids, added, at, keys, values):
+        x = F.embedding(ids, tables.wtes[0].weight) + F.embedding(at, tables.wpe.weight) + added
         return decode_one_token(model, x, StaticKVCache(keys, values, at))
 
     compiled = torch.compile(step, fullgraph=True, mode='reduce-overhead' if is_cuda else None)
     known = set()
 
-    def run(ids, speakers, at, keys, values):
+    def run(ids, added, at, keys, values):
         if is_cuda:
             torch.compiler.cudagraph_mark_step_begin()
         _mark_buffers([*keys, *values], known, is_cuda)
         try:
-            return compiled(ids, speakers, at, keys, values)
+            return compiled(ids, added, at, keys, values)
         except torch._dynamo.exc.TorchDynamoException as e:
             reason = (str(e).strip().splitlines() or ['no reason given'])[0]
             raise OptionError(f"can't compile here ({type(e).__name__}: {reason}); use compile=False") from e
@@ -96,7 +97,7 @@ def compile_decode_step(
     model.compiled = run
     return run
 
-# %% ../../nbs/models/03_decode_step.ipynb #e4cb65d5
+# %% ../../nbs/models/03_decode_step.ipynb #7631bdd4
 SINGLE_THREAD_LIMIT = 2**20  # rows times width² up to which a step runs on one thread
 
 
@@ -113,13 +114,14 @@ class DecodeStep:
         self.token_table, self.position_table = t.wtes[0].weight, t.wpe.weight
         self.layers = []
         for b in t.h:
-            self.layers.append((
-                b.ln_1.forward, b.attn.c_attn.forward, b.attn.c_proj.forward, b.ln_2.forward, b.mlp.forward))
+            self.layers.append(
+                (b.ln_1.forward, b.attn.c_attn.forward, b.attn.c_proj.forward, b.ln_2.forward, b.mlp.forward)
+            )
         self.norm, self.head = t.ln_f.forward, model.lm_heads[0].forward
         self.speakers = None  # (batch, width) projected
         self.compiled = compile_decode_step(model) if should_compile(model) else None
         self.use_float32 = getattr(t.h[0].attn.c_attn, 'computes_float32', False)
-        is_small = cache.rows*model.config.n_embd**2 <= SINGLE_THREAD_LIMIT
+        is_small = cache.rows * model.config.n_embd**2 <= SINGLE_THREAD_LIMIT
         self.single_thread = self.position_table.device.type == 'cpu' and is_small
 
     def set_speaker(
@@ -131,39 +133,48 @@ class DecodeStep:
 
     def prefill(
         self,
-        ids: Tensor,  # (rows, time) prompts, padded to one length
+        ids: Tensor,  # (rows, streams, time) prompts, padded to one length
         speaker: Tensor,  # (rows, 256)
         cache: KVCache,  # empty, usually a view of this step's cache; is advanced by `lengths`
         lengths: list[int],  # tokens of each prompt
     ) -> Tensor:  # (rows, vocabulary) logits after the last token of each prompt
         "Write the keys and values of prompts to a cache."
         speaker = speaker if self.model.config.speaker_emb_size else None
-        return self.model.prefill(ids[:, None], speaker, cache, lengths)[:, -1]
+        return self.model.prefill(ids, speaker, cache, lengths)[:, -1]
 
     def __call__(
         self,
         ids: Tensor,  # (batch,) the newest token of each row
+        context: Tensor | None = None,  # (batch, streams − 1) ids of the other input streams; None: zeros
     ) -> Tensor:  # (batch, vocabulary) logits of the first head
         "Decode one more position of every row and advance the cache; raises `OptionError` if compilation fails."
+        added, streams = self.speakers, len(self.model.config.vocab_sizes)
+        if streams > 1:
+            context = ids.new_zeros(1, streams - 1) if context is None else context
+            added = added + self.model.embed_context(context)
         if self.compiled is not None:
-            return self.run_compiled(ids)
+            return self.run_compiled(ids, added)
         if not self.single_thread:
-            return self.run_eager(ids)
+            return self.run_eager(ids, added)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # of this Python thread
         try:
-            return self.run_eager(ids)
+            return self.run_eager(ids, added)
         finally:
             torch.set_num_threads(threads)
 
-    def run_eager(self, ids: Tensor) -> Tensor:
+    def run_eager(
+        self,
+        ids: Tensor,  # (batch,)
+        added: Tensor,  # (batch, width) what the speaker and the other input streams add to the embeddings
+    ) -> Tensor:  # (batch, vocabulary)
         "Run the step operation by operation: `decode_one_token` with fewer calls."
         cache = self.cache
         if cache.uniform:
             positions = self.position_table[cache.filled]
         else:
             positions = F.embedding(cache.lengths, self.position_table)
-        x = F.embedding(ids, self.token_table) + positions + self.speakers
+        x = F.embedding(ids, self.token_table) + positions + added
         if self.use_float32:
             x = x.float()
         for layer, (ln_1, c_attn, c_proj, ln_2, mlp) in enumerate(self.layers):
@@ -173,13 +184,17 @@ class DecodeStep:
         self.model.steps_taken += 1
         return self.head(self.norm(x).to(self.position_table.dtype)).contiguous()
 
-    def run_compiled(self, ids: Tensor) -> Tensor:
+    def run_compiled(
+        self,
+        ids: Tensor,  # (batch,)
+        added: Tensor,  # (batch, width), as in `run_eager`
+    ) -> Tensor:  # (batch, vocabulary)
         "Run the compiled step on all rows of the cache, in use or not; raises `OptionError` if compilation fails."
         cache = self.cache
-        cache.reserve(cache.filled+1)
+        cache.reserve(cache.filled + 1)
         idle = cache.rows - cache.batch
         ids, at = F.pad(ids, (0, idle)), F.pad(cache.lengths, (0, idle))
-        speakers = F.pad(self.speakers, (0, 0, 0, idle))
-        logits = self.compiled(ids, speakers, at, cache._keys, cache._values)[:cache.batch]
+        added = F.pad(added, (0, 0, 0, idle))
+        logits = self.compiled(ids, added, at, cache._keys, cache._values)[: cache.batch]
         cache.advance(1)
         return logits

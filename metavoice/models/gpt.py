@@ -22,10 +22,11 @@ from .kv_cache import KVCache
 __all__ = ['SMALL_BATCH_ROWS', 'GPTConfig', 'RMSNorm', 'Linear', 'SwiGLU', 'MLP', 'SelfAttention', 'Block', 'GPT',
            'init_empty_weights', 'assign_state_dict', 'strip_compile_prefix', 'load_gpt']
 
-# %% ../../nbs/models/02_gpt.ipynb #a84abfce
+# %% ../../nbs/models/02_gpt.ipynb #c5786e69
 @dataclass
 class GPTConfig:
     "Shape of a `GPT`; the defaults are the released first stage."
+
     n_layer: int = 24
     n_head: int = 16
     n_embd: int = 2048
@@ -38,7 +39,7 @@ class GPTConfig:
     rmsnorm_eps: float = 1e-5
     nonlinearity_type: str = 'swiglu'  # or gelu
     swiglu_multiple_of: int = 256
-    dropout: float = 0.
+    dropout: float = 0.0
     spk_emb_on_text: bool = True  # the speaker is added at text positions too
     speaker_emb_size: int | None = 256  # None: no speaker
 
@@ -65,7 +66,7 @@ class GPTConfig:
     @property
     def hidden(self) -> int:
         "Hidden width of a SwiGLU: 8/3 · `n_embd`, rounded up to a multiple of `swiglu_multiple_of`."
-        return -(-int(8*self.n_embd/3)//self.swiglu_multiple_of)*self.swiglu_multiple_of
+        return -(-int(8 * self.n_embd / 3) // self.swiglu_multiple_of) * self.swiglu_multiple_of
 
     @property
     def heads(self) -> list:
@@ -102,7 +103,7 @@ def make_norm(config: GPTConfig) -> nn.Module:
         return RMSNorm(config.n_embd, config.rmsnorm_eps)
     return LayerNorm(config.n_embd, config.bias)
 
-# %% ../../nbs/models/02_gpt.ipynb #456ce2a7
+# %% ../../nbs/models/02_gpt.ipynb #0f26d999
 SMALL_BATCH_ROWS = 32  # most input vectors for which a CPU with AMX uses the transposed product
 
 
@@ -112,12 +113,12 @@ class Linear(nn.Linear):
     def forward(self, x):
         w = self.weight
         small = w.dtype == torch.bfloat16 and not w.requires_grad and w.device.type == 'cpu'
-        if not small or x.numel() > SMALL_BATCH_ROWS*w.shape[1] or torch.compiler.is_compiling() or not has_amx():
+        if not small or x.numel() > SMALL_BATCH_ROWS * w.shape[1] or torch.compiler.is_compiling() or not has_amx():
             return F.linear(x, w, self.bias)
         y = torch.mm(w, x.reshape(-1, w.shape[1]).mT).mT.view(*x.shape[:-1], -1)  # (…, out), in memory (out, …)
         return y if self.bias is None else y + self.bias
 
-# %% ../../nbs/models/02_gpt.ipynb #8ee19c93
+# %% ../../nbs/models/02_gpt.ipynb #8f0b6d1d
 class SwiGLU(nn.Module):
     "The gated hidden layer, silu(x w1) · (x w3), without the output projection."
 
@@ -126,9 +127,9 @@ class SwiGLU(nn.Module):
         self.w1, self.w3 = (Linear(config.n_embd, config.hidden, bias=config.bias) for _ in range(2))
 
     def forward(self, x):
-        return F.silu(self.w1(x))*self.w3(x)
+        return F.silu(self.w1(x)) * self.w3(x)
 
-# %% ../../nbs/models/02_gpt.ipynb #6d563f31
+# %% ../../nbs/models/02_gpt.ipynb #0aa688b6
 class MLP(nn.Module):
     "The feed-forward network, with SwiGLU or GELU."
 
@@ -138,8 +139,8 @@ class MLP(nn.Module):
         if gated:
             self.swiglu = SwiGLU(config)
         else:
-            self.c_fc = Linear(config.n_embd, 4*config.n_embd, bias=config.bias)
-        self.c_proj = Linear(config.hidden if gated else 4*config.n_embd, config.n_embd, bias=config.bias)
+            self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = Linear(config.hidden if gated else 4 * config.n_embd, config.n_embd, bias=config.bias)
         self.gated, self.dropout = gated, config.dropout
 
     def forward(self, x):
@@ -147,13 +148,13 @@ class MLP(nn.Module):
         x = self.c_proj(x)
         return F.dropout(x, self.dropout) if self.training else x
 
-# %% ../../nbs/models/02_gpt.ipynb #4009cd9d
+# %% ../../nbs/models/02_gpt.ipynb #a17c90a2
 class SelfAttention(nn.Module):
     "Self-attention with one projection for queries, keys and values; causal or not."
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.c_attn = Linear(config.n_embd, 3*config.n_embd, bias=config.bias)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.n_head, self.causal, self.dropout = config.n_head, config.causal, config.dropout
 
@@ -166,7 +167,7 @@ class SelfAttention(nn.Module):
         if cache is not None:
             y = cache.attend(layer, q, k, v, lengths)
         else:
-            y = attention(q, k, v, lengths, causal=self.causal, dropout=self.dropout*self.training)
+            y = attention(q, k, v, lengths, causal=self.causal, dropout=self.dropout * self.training)
         y = self.c_proj(y.transpose(1, 2).flatten(2))
         return F.dropout(y, self.dropout) if self.training else y
 
@@ -183,7 +184,7 @@ class Block(nn.Module):
         x = x + self.attn(self.ln_1(x), cache, layer, lengths)
         return x + self.mlp(self.ln_2(x))
 
-# %% ../../nbs/models/02_gpt.ipynb #f34abfde
+# %% ../../nbs/models/02_gpt.ipynb #c8420a14
 class GPT(nn.Module):
     "The transformer of both stages, with the parameter names of the released checkpoints."
 
@@ -193,11 +194,14 @@ class GPT(nn.Module):
     ):
         super().__init__()
         self.config = c = config
-        self.transformer = nn.ModuleDict(dict(
-            wtes=nn.ModuleList([nn.Embedding(n, c.n_embd) for n in c.vocab_sizes]),
-            wpe=nn.Embedding(c.block_size, c.n_embd),
-            h=nn.ModuleList([Block(c) for _ in range(c.n_layer)]),
-            ln_f=make_norm(c)))
+        self.transformer = nn.ModuleDict(
+            dict(
+                wtes=nn.ModuleList([nn.Embedding(n, c.n_embd) for n in c.vocab_sizes]),
+                wpe=nn.Embedding(c.block_size, c.n_embd),
+                h=nn.ModuleList([Block(c) for _ in range(c.n_layer)]),
+                ln_f=make_norm(c),
+            )
+        )
         if c.speaker_emb_size:
             self.speaker_cond_pos = Linear(c.speaker_emb_size, c.n_embd, bias=False)
         self.lm_heads = nn.ModuleList([Linear(c.n_embd, n, bias=False) for n in c.heads])
@@ -214,7 +218,7 @@ class GPT(nn.Module):
 
     def _init_weights(self, module: nn.Module):
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=.02)
+            nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -243,6 +247,14 @@ class GPT(nn.Module):
                 x = x + projected.repeat_interleave(torch.tensor(lengths, device=w.device), 0)[None]
         return F.dropout(x, self.config.dropout, self.training)
 
+    def embed_context(
+        self,
+        context: Tensor,  # (…, streams − 1) ids of the input streams after the first
+    ) -> Tensor:  # (…, n_embd)
+        "Return the sum of the embeddings of the streams after the first."
+        tables = self.transformer.wtes[1:]
+        return sum(table(ids) for table, ids in zip(tables, context.unbind(-1)))
+
     def forward(
         self,
         ids: Tensor,  # (batch, streams, time)
@@ -261,7 +273,7 @@ class GPT(nn.Module):
         for layer, block in enumerate(self.transformer.h):
             x = block(x, cache, layer, lengths)
         if packed:
-            x = x[0, torch.tensor(lengths, device=x.device).cumsum(0)-1][:, None]  # (batch, 1, width)
+            x = x[0, torch.tensor(lengths, device=x.device).cumsum(0) - 1][:, None]  # (batch, 1, width)
         elif last is not None:
             x = x[torch.arange(len(x), device=x.device), last][:, None]
         x = self.transformer.ln_f(x)
@@ -298,8 +310,7 @@ class GPT(nn.Module):
         c, w = self.config, self.transformer.wpe.weight
         dtype = w.dtype if self.compiling else pick_cache_dtype(w.device, w.dtype)
         key_tiles = False if self.compiling else None
-        return KVCache(
-            c.n_layer, batch, c.n_head, capacity, c.n_embd//c.n_head, dtype, w.device, key_tiles=key_tiles)
+        return KVCache(c.n_layer, batch, c.n_head, capacity, c.n_embd // c.n_head, dtype, w.device, key_tiles=key_tiles)
 
     @property
     def num_parameters(self) -> int:
@@ -322,7 +333,7 @@ def init_empty_weights():
     with torch.device('meta'), _SkipNormalInit():
         yield
 
-# %% ../../nbs/models/02_gpt.ipynb #fe8893b8
+# %% ../../nbs/models/02_gpt.ipynb #b9957fbf
 def assign_state_dict(
     module: nn.Module,  # usually built within `init_empty_weights`
     state: dict[str, Tensor],  # name → tensor
@@ -330,7 +341,7 @@ def assign_state_dict(
 ) -> nn.Module:  # the module, frozen and in evaluation mode
     "Assign tensors to a module without copying; raises `BundleError` for missing, unknown and wrong-shaped ones."
     wanted = module.state_dict()
-    missing, unknown = sorted(wanted.keys()-state.keys()), sorted(state.keys()-wanted.keys())
+    missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     problems = []
     if missing:
         problems.append(f"missing {', '.join(missing[:3])}")

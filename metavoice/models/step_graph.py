@@ -82,7 +82,7 @@ class GPTGraph(OnnxGraph):
             return self.linear(self.node('Mul', gate, self.linear(x, block.swiglu.w3)), block.c_proj)
         return self.linear(self.node('Gelu', self.linear(x, block.c_fc), domain=MICROSOFT), block.c_proj)
 
-# %% ../../nbs/models/17_step_graph.ipynb #d677e956
+# %% ../../nbs/models/17_step_graph.ipynb #aa2ad881
 class StepGraph(GPTGraph):
     "The graph of a decoding step, which is also that of a prompt's prefill."
 
@@ -95,7 +95,7 @@ class StepGraph(GPTGraph):
         super().__init__('first stage', model.config, quantise)
         tables = model.transformer
         self.heads = dict(num_heads=self.config.n_head, kv_num_heads=self.config.n_head)
-        width, x = self.config.n_embd, self.embed(tables.wtes[0].weight, tables.wpe.weight)
+        width, x = self.config.n_embd, self.embed(tables)
         self.past = [self.input(name, torch.int32, shape) for name, shape in (('past', ['rows']), ('total', [1]))]
         for layer, block in enumerate(tables.h):
             x = self.node('Add', x, self.attention(self.norm(x, block.ln_1), block.attn, layer))
@@ -106,12 +106,25 @@ class StepGraph(GPTGraph):
         self.node('MatMul', x, self.weight(weight.T.contiguous()), outputs=['logits'])
         self.output('logits', torch.float32, ['rows', len(weight)])
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> str:
-        "Add the embeddings of tokens, positions and speaker."
+    def embed(self, tables: nn.ModuleDict) -> str:
+        "Add the embeddings of tokens, positions, the other input streams and speaker."
         parts = []
-        for name, table in (('ids', tokens), ('positions', positions)):
-            parts.append(self.node('Gather', self.weight(table), self.input(name, torch.int64, ['rows', 'time'])))
-        return self.node('Add', self.node('Add', *parts), self.speaker())
+        for name, table in (('ids', tables.wtes[0]), ('positions', tables.wpe)):
+            ids = self.input(name, torch.int64, ['rows', 'time'])
+            parts.append(self.node('Gather', self.weight(table.weight), ids))
+        if len(tables.wtes) > 1:
+            parts.append(self.context([table.weight for table in tables.wtes[1:]]))
+        x = parts[0]
+        for part in (*parts[1:], self.speaker()):
+            x = self.node('Add', x, part)
+        return x
+
+    def context(self, tables: list[Tensor]) -> str:
+        "Add the input of the streams after the first, and the sum of their embeddings."
+        ids = self.input('context', torch.int64, ['rows', 'time', len(tables)])
+        starts = np.cumsum([0, *(len(table) for table in tables[:-1])])
+        rows = self.node('Gather', self.weight(torch.cat(tables)), self.node('Add', ids, self.weight(starts)))
+        return self.node('ReduceSum', rows, self.weight([2]), keepdims=0)
 
     def speaker(self) -> str:
         "Add the input of what a speaker adds to the embeddings."
@@ -144,7 +157,7 @@ def step_session(
         model.session = key, OnnxSession(StepGraph(model, tokens, model.quantise))
     return model.session[1]
 
-# %% ../../nbs/models/17_step_graph.ipynb #ecea9ede
+# %% ../../nbs/models/17_step_graph.ipynb #a16aacd5
 class GraphDecodeStep:
     "Decoding steps by a `StepGraph`, with the interface of `DecodeStep`."
 
@@ -180,6 +193,9 @@ class GraphDecodeStep:
             total=torch.zeros(1, dtype=torch.int32),
             speaker=speakers,
         )
+        streams = len(self.model.config.vocab_sizes)
+        if streams > 1:
+            buffers['context'] = torch.zeros(n, time, streams - 1, dtype=torch.int64)
         for name, buffer in buffers.items():
             binding.input(name, buffer)
         for layer, pair in enumerate(zip(cache._keys, cache._values)):
@@ -193,6 +209,7 @@ class GraphDecodeStep:
     def __call__(
         self,
         ids: Tensor,  # (batch,) the newest token of each row
+        context: Tensor | None = None,  # (batch, streams − 1) ids of the other input streams; None: zeros
     ) -> Tensor:  # (batch, tokens) logits of the first head
         "Decode one more position of every row and advance the cache."
         cache = self.cache
@@ -202,6 +219,8 @@ class GraphDecodeStep:
             self.bound = cache.batch, cache.size
         b = self.binding
         b['ids'][:, 0], b['positions'][:, 0] = ids.numpy(), cache.counts
+        if 'context' in b:
+            b['context'][:, 0] = 0 if context is None else context.numpy()
         b['past'][:], b['total'][0] = cache.counts, cache.filled + 1
         b['run']()
         cache.advance(1)
@@ -209,7 +228,7 @@ class GraphDecodeStep:
 
     def prefill(
         self,
-        ids: Tensor,  # (rows, time) prompts, padded to one length
+        ids: Tensor,  # (rows, streams, time) prompts, padded to one length
         speaker: Tensor,  # (rows, 256)
         cache: KVCache,  # empty, usually a view of this step's cache; is advanced by `lengths`
         lengths: list[int],  # tokens of each prompt
@@ -219,7 +238,9 @@ class GraphDecodeStep:
         speakers, logits = self.project(speaker), []
         for row, n in enumerate(lengths):
             b = self.bind(cache, slice(row, row + 1), speakers[row : row + 1], n)
-            b['ids'][:], b['positions'][:] = ids[row, :n].numpy(), np.arange(n)
+            b['ids'][:], b['positions'][:] = ids[row, 0, :n].numpy(), np.arange(n)
+            if 'context' in b:
+                b['context'][:] = ids[row, 1:, :n].T.numpy()
             b['past'][:], b['total'][:] = n - 1, n
             b['run']()
             logits.append(b['logits'])

@@ -280,7 +280,7 @@ def draw_speakers(
     kept = self.recordings.speakers(batch, rng)
     return kept * (torch.rand(len(batch), 1, generator=rng) >= self.config.drop_speaker)
 
-# %% ../../nbs/train/24_finetune.ipynb #c89ca61d
+# %% ../../nbs/train/24_finetune.ipynb #9364e103
 @patch
 def generate_samples(self: Finetuner, model: GPT, step: int) -> list:  # file names in the run's folder
     "Speak the sample sentences with the current weights."
@@ -332,12 +332,12 @@ def evaluate_first_stage(
 @patch
 def train_first_stage(self: Finetuner) -> bool:  # whether it was trained to the end
     "Train the first stage."
-    c, layout = self.config, self.bundle.layout
+    c, layout, streams = self.config, self.bundle.layout, len(self.bundle.first.config.vocab_sizes)
     model = select_trainable(self.bundle.first, c, text_embeddings=self.tokeniser is not None).to(self.bundle.device)
     trainer, batches = self.begin_stage('first', model)
 
     def collate(batch, rng, **options):
-        return collate_finetuning(batch, layout, rng, released_loss=c.released_loss, **options)
+        return collate_finetuning(batch, layout, rng, released_loss=c.released_loss, streams=streams, **options)
 
     held_out = validation_batches(self.recordings.val, self.recordings.speakers, collate, max(8, c.batch_size))
 

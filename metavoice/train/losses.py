@@ -34,10 +34,10 @@ def guided_attention_loss(
     on_word, guided = (weights * guide).sum(-1), guide.any(-1)
     return -(on_word[guided] + 1e-5).log().mean()
 
-# %% ../../nbs/train/10_losses.ipynb #18b1b619
+# %% ../../nbs/train/10_losses.ipynb #1900637b
 def first_stage_loss(
     model,  # a `GPT`
-    ids: Tensor,  # (batch, 1, time), from `collate_first_stage`
+    ids: Tensor,  # (batch, streams, time), from `collate_first_stage`
     targets: Tensor,  # (batch, time), likewise
     guide: Tensor | None,  # (batch, time, text), likewise; None: attention isn't guided
     speaker: Tensor,  # (batch, 256)
@@ -67,17 +67,17 @@ def first_stage_loss(
         parts['accuracy'] = (logits.argmax(-1) == wanted)[audio].float().mean()
     return parts
 
-# %% ../../nbs/train/10_losses.ipynb #506159d2
+# %% ../../nbs/train/10_losses.ipynb #dcb68e47
 @torch.no_grad()
 def scheduled_sampling(
     model,  # a `GPT`, the first stage
-    ids: Tensor,  # (batch, 1, time), from `collate_first_stage`
+    ids: Tensor,  # (batch, streams, time), from `collate_first_stage`
     targets: Tensor,  # (batch, time), likewise
     speaker: Tensor,  # (batch, 256)
     layout: TokenLayout,
     share: float = 0.25,  # mean share of replaced audio tokens; each row's own share is up to twice as large
     temperature: float = 0.9,
-) -> Tensor:  # (batch, 1, time)
+) -> Tensor:  # (batch, streams, time)
     "Return `ids` with some audio tokens replaced by the model's samples, drawn with torch's global generator."
     x, drawn, size = model.embed(ids, speaker), targets.clone(), layout.codebook_size
     for block in model.transformer.h:

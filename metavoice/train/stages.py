@@ -27,7 +27,7 @@ from .optim import TrainingConfig
 # %% auto #0
 __all__ = ['start_stage', 'pretrain_first_stage', 'evaluate_first', 'pretrain_second_stage', 'predict_corpus_codes']
 
-# %% ../../nbs/train/28_stages.ipynb #81b99662
+# %% ../../nbs/train/28_stages.ipynb #98958eaa
 def start_stage(
     model: GPT,
     data: list,  # of `TokenizedUtterance`
@@ -54,12 +54,12 @@ def pretrain_first_stage(
     *,
     layout: TokenLayout | None = None,
     batch_tokens: int = 8192,  # tokens in a batch
-    guide_until: float = 0.7,  # share of the training with guided attention
+    guide_until: float = 0.4,  # share of the training with guided attention
     drop_speaker: float = 0.1,  # share of utterances without speaker embedding
     sampled: float = 0.25,  # share of the input's audio tokens that are the model's own samples
     sampled_from: float = 0.3,  # share of the training before that
     corrupt: float = 0.03,  # share of them that are random
-    drop_text: float = 0.05,  # share of utterances without text
+    drop_text: float = 0.0,  # share of utterances without text
     compile: bool = True,  # by `torch.compile`; saves time in trainings of some minutes
     **run,  # arguments of `Trainer.run`
 ) -> GPT:
@@ -71,13 +71,14 @@ def pretrain_first_stage(
 
     held_out, still = fitting(held_out), torch.Generator().manual_seed(0)
     trainer, batches = start_stage(model, fitting(data), out, config, batch_tokens, compile)
-    collated = collate_first_stage(held_out, layout, still, corrupt=0.0, drop_text=0.0)
+    streams = len(model.config.vocab_sizes)
+    collated = collate_first_stage(held_out, layout, still, corrupt=0.0, drop_text=0.0, streams=streams)
     validation = to_device(trainer.device, *collated, speakers(held_out))
 
     def loss(t):
         batch, weight = batches(), max(0.0, 1 - t.progress / guide_until)
         who = speakers(batch, t.rng) * (torch.rand(len(batch), 1, generator=t.rng) >= drop_speaker)
-        collated = collate_first_stage(batch, layout, t.rng, corrupt=corrupt, drop_text=drop_text)
+        collated = collate_first_stage(batch, layout, t.rng, corrupt=corrupt, drop_text=drop_text, streams=streams)
         ids, targets, guide, who = to_device(t.device, *collated, who)
         with t.autocast():
             if sampled and t.progress >= sampled_from:

@@ -12,7 +12,12 @@ from metavoice.generate.codes import Generation, frame_limits, make_phone_track,
 from metavoice.generate.decoding import decode_steps
 from metavoice.generate.options import SpeechOptions
 from metavoice.generate.tts import TTS
+from metavoice.models.codec import deinterleave
+from metavoice.models.decode_step import DecodeStep
+from metavoice.models.step_graph import GraphDecodeStep
 from metavoice.text.phonemes import PAUSE
+from metavoice.train.batches import TokenizedUtterance, collate_first_stage
+from metavoice.train.tokens import add_phone_context
 
 TEXTS = ["The old man walked to the river.", "Yes.", "Bad day, dad did!", "I can't read what I read yesterday."]
 
@@ -58,13 +63,42 @@ def draw(tts, request, constrain):
     return [token for ((_, token, _),) in steps]
 
 
-def test_without_the_constraint_a_track_changes_nothing(tts):
+def test_without_the_constraint_speech_may_leave_the_track(tts):
     segment = tts.segments(TEXTS[:1], None, 1)[0]
-    free = draw(tts, replace(Generation(tts.bundle, segment).request(), track=None), False)
-    assert draw(tts, Generation(tts.bundle, segment).request(), False) == free
+    codes = draw(tts, Generation(tts.bundle, segment).request(), False)[:40]
+    assert said(tts.bundle, torch.tensor([[code % tts.bundle.layout.codebook_size for code in codes]])) != wanted(
+        tts.bundle, segment.ids)
     codes = draw(tts, Generation(tts.bundle, segment).request(), True)[::2]
     phones = said(tts.bundle, torch.tensor([[code for code in codes if code < tts.bundle.layout.codebook_size]]))
     assert phones == wanted(tts.bundle, segment.ids)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_the_context_is_that_of_training(tts, monkeypatch, engine):
+    "The model reads the same streams in decoding as it does in training, for the codes that are drawn."
+    bundle, read = tts.bundle, []
+    segment = tts.segments(["Bad day, dad did!"], None, 1)[0]
+    kind = GraphDecodeStep if engine == "onnx" else DecodeStep
+    monkeypatch.setattr(bundle.first, "engine", engine)
+
+    def spy(step, ids, context=None, call=kind.__call__):
+        read.append(torch.cat([ids[:1, None], context[:1]], 1)[:, :, None])  # the first branch
+        return call(step, ids, context)
+
+    def spy_on_prompt(step, ids, *inputs, call=kind.prefill):
+        read.append(ids[:1])
+        return call(step, ids, *inputs)
+
+    monkeypatch.setattr(kind, "__call__", spy)
+    monkeypatch.setattr(kind, "prefill", spy_on_prompt)
+    tokens = torch.tensor([t for t in draw(tts, Generation(bundle, segment).request(), True)])
+    tokens = tokens[tokens < bundle.layout.end_of_audio]
+    codes = deinterleave(tokens, bundle.layout)
+    u = TokenizedUtterance(segment.ids, codes.short(), [], torch.empty(0), "", 0)
+    (u,), streams = add_phone_context([u], bundle.tokeniser, bundle.codec), len(bundle.first.config.vocab_sizes)
+    ids, _, _ = collate_first_stage([u], bundle.layout, None, corrupt=0, drop_text=0, streams=streams)
+    n = len(segment.ids) + codes.numel()
+    assert torch.equal(torch.cat(read, 2)[:, :, :n], ids[:, :, :n])
 
 
 def test_departures_are_measured(tts):

@@ -16,7 +16,7 @@ from metavoice.models.mbd import (
     rms_envelope,
     split_bands,
 )
-from metavoice.train.diffusion import nano_unet_config, project_bands
+from metavoice.train.diffusion import project_bands, small_unet_config
 
 
 def seeded(seed):
@@ -145,7 +145,7 @@ def test_a_perfect_model_restores_the_sound_from_the_decoding(guided, solver):
     x = voiced()
     decoded = 0.8 * x + 0.01 * torch.randn_like(x)
     schedule = NoiseSchedule(prediction="velocity", clip=0.0)
-    mbd = make_mbd(nano_unet_config(4), n_bands=2, guided=guided, schedule=schedule).eval()
+    mbd = make_mbd(small_unet_config(4), n_bands=2, guided=guided, schedule=schedule).eval()
     fit_band_processors(mbd, x)
     make_perfect(mbd, x, decoded)
     latent, options = torch.zeros(2, 4, 10), dict(steps=6, start=599, solver=solver)
@@ -158,7 +158,7 @@ def test_a_perfect_model_restores_the_sound_from_the_decoding(guided, solver):
 
 @pytest.mark.parametrize("guided", (False, True))
 def test_decoding_is_required_and_must_fit(guided):
-    mbd = make_mbd(nano_unet_config(4), n_bands=2, guided=guided).eval()
+    mbd = make_mbd(small_unet_config(4), n_bands=2, guided=guided).eval()
     fit_band_processors(mbd, voiced())
     x, latent, generators = voiced(), torch.zeros(2, 4, 10), [seeded(1), seeded(2)]
     if guided:

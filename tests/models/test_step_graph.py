@@ -21,6 +21,7 @@ SHAPES = [
     dict(n_head=4, n_embd=32, norm_type="layernorm", nonlinearity_type="gelu", bias=True),
     dict(n_head=2, n_embd=32, nonlinearity_type="gelu", speaker_emb_size=None),
     dict(n_head=5, n_embd=40, norm_type="layernorm"), dict(n_head=2, n_embd=32, bias=True),
+    dict(n_head=2, n_embd=32, vocab_sizes=[300, 300, 310, 400], target_vocab_sizes=[300]),
 ]
 
 
@@ -29,7 +30,7 @@ def random_model(**shape):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         shape = PLAIN | dict(n_layer=2) | shape
-        model = GPT(GPTConfig(block_size=400, vocab_sizes=[300], **dict(swiglu_multiple_of=16) | shape))
+        model = GPT(GPTConfig(block_size=400, **dict(vocab_sizes=[300], swiglu_multiple_of=16) | shape))
         for p in model.parameters():
             p.data.normal_(0, .1) if p.ndim > 1 else p.data.add_(torch.randn_like(p), alpha=.1)
         return model.eval().requires_grad_(False)
@@ -44,14 +45,14 @@ class Pair:
         for cache in self.caches:
             cache.select([])
         self.steps = DecodeStep(model, self.caches[0]), GraphDecodeStep(model, self.caches[1], tokens)
-        self.speakers, self.tokens = torch.zeros(0, 256), tokens or 300
+        self.speakers, self.tokens, self.streams = torch.zeros(0, 256), tokens or 300, len(model.config.vocab_sizes)
 
     def both(self, run):
         a, b = (run(step, cache) for step, cache in zip(self.steps, self.caches))
         self.largest = max(self.largest, (a[:, :self.tokens] - b).abs().max().item())
 
     def join(self, *lengths):
-        ids = torch.randint(300, (len(lengths), max(lengths)), generator=self.generator)
+        ids = torch.randint(300, (len(lengths), self.streams, max(lengths)), generator=self.generator)
         new = torch.randn(len(lengths), 256, generator=self.generator)
         self.speakers = torch.cat([self.speakers, new])
 
@@ -78,8 +79,8 @@ class Pair:
 
     def go_on(self, n):
         for _ in range(n):
-            ids = torch.randint(300, (self.caches[0].batch,), generator=self.generator)
-            self.both(lambda step, cache: step(ids))
+            ids = torch.randint(300, (self.caches[0].batch, self.streams), generator=self.generator)
+            self.both(lambda step, cache: step(ids[:, 0], ids[:, 1:]))
         assert self.caches[0].counts == self.caches[1].counts
 
 
@@ -171,7 +172,7 @@ def test_the_fallback_is_pytorch():
 @torch.inference_mode()
 def test_8_bit_weights():
     model = random_model(n_head=2, n_embd=64, bias=True, swiglu_multiple_of=32)
-    speaker, ids, made = torch.randn(2, 256), torch.randint(300, (2, 9)), []
+    speaker, ids, made = torch.randn(2, 256), torch.randint(300, (2, 1, 9)), []
     for method in (None, "int8"):
         model.engine, model.quantise = "onnx", method
         cache = model.cache(2, 64)
@@ -179,7 +180,7 @@ def test_8_bit_weights():
         assert type(step) is GraphDecodeStep
         first = step.prefill(ids, speaker, cache, [9, 4])
         step.set_speaker(speaker)
-        made.append(torch.cat([first, step(ids[:, 0])]))
+        made.append(torch.cat([first, step(ids[:, 0, 0])]))
     assert 0 < (made[0] - made[1]).norm() < .05*made[0].norm()
     model.quantise = "int4"
     assert type(make_decode_step(model, model.cache(1, 64))) is DecodeStep

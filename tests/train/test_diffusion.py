@@ -5,7 +5,7 @@ import torch
 from metavoice.core.errors import OptionError
 from metavoice.models.ddpm import NoiseSchedule
 from metavoice.models.mbd import make_mbd
-from metavoice.train.diffusion import diffusion_loss, init_latent_scaling, nano_unet_config
+from metavoice.train.diffusion import diffusion_loss, init_latent_scaling, small_unet_config
 
 
 def seeded(seed):
@@ -13,7 +13,7 @@ def seeded(seed):
 
 
 def test_latents_start_at_unit_deviation():
-    mbd, latent = make_mbd(nano_unet_config(4), n_bands=1), 5 + 10 * torch.randn(3, 4, 50, generator=seeded(0))
+    mbd, latent = make_mbd(small_unet_config(4), n_bands=1), 5 + 10 * torch.randn(3, 4, 50, generator=seeded(0))
     conv = mbd.bands[0].unet.conv_codec
     with torch.no_grad():
         normalised = latent - latent.mean((0, 2), keepdim=True)
