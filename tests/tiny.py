@@ -1,4 +1,6 @@
-"A tiny model with random weights, which speaks noise as fast as possible, with nano's tokeniser."
+"A tiny model with random weights, which speaks noise as fast as possible; it reads letters or phonemes."
+
+from pathlib import Path
 
 import torch
 
@@ -7,10 +9,13 @@ from metavoice.bundle.write import write_bundle
 from metavoice.core.layout import TokenLayout
 from metavoice.generate.voice import Voice
 from metavoice.models.alignment import CONTEXT_SIZES
+from metavoice.models.ddpm import NoiseSchedule
 from metavoice.models.gpt import GPT, GPTConfig
+from metavoice.models.mbd import fit_band_processors, make_mbd
 from metavoice.models.nano_codec import NanoCodec, NanoCodecConfig
 from metavoice.models.speaker_encoder import SpeakerEncoder
-from metavoice.text.phoneme_tokeniser import PhonemeTokeniser
+from metavoice.models.unet import UNetConfig
+from metavoice.text.phoneme_tokeniser import PhonemeTokeniser, read_tokeniser_json
 from metavoice.text.phonemes import CONSONANTS, PAUSE, VOWELS
 
 CODES = 64  # of a codebook
@@ -19,12 +24,25 @@ SIGNS = f"{VOWELS}{CONSONANTS}ˈˌː ,.?!;:"
 RATE, HOP = 8000, 1600  # Hz; samples in a frame: five frames a second
 
 
-def write_tiny_bundle(folder, phonemes=False):
-    "Write the model; it has nano's defaults, a single take, and a voice of its own. It may read phonemes."
+def make_tiny_mbd(latent_dim):
+    "Two bands with random weights that start from the codec's decoding."
+    unet = UNetConfig(latent_dim=latent_dim, hidden=8, depth=2, growth=2.0, kernel=8, stride=4)
+    schedule = NoiseSchedule(prediction="velocity", clip=0.0)
+    mbd = make_mbd(unet, sample_rate=RATE, n_bands=2, schedule=schedule, guided=True).eval()
+    fit_band_processors(mbd, torch.randn(2, RATE))
+    return mbd
+
+
+def write_tiny_bundle(folder, phonemes=False, mbd=False):
+    """Write the model; it has nano's defaults, a single take, and a voice of its own.
+
+    It may read phonemes, and have multi-band diffusion beside its codec's decoder.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         nano = load_bundle("nano", device="cpu")
-        tokeniser = PhonemeTokeniser.train([SIGNS]) if phonemes else nano.tokeniser
+        letters = Path(__file__).with_name("letters.json").read_text(encoding="utf-8")
+        tokeniser = PhonemeTokeniser.train([SIGNS]) if phonemes else read_tokeniser_json(letters)
         layout = TokenLayout(CODES, len(tokeniser.mergeable_ranks))
         shape = dict(n_layer=1, n_head=2, n_embd=16, block_size=1024, swiglu_multiple_of=16)
         sizes = dict(vocab_sizes=[layout.first_vocab])
@@ -47,10 +65,12 @@ def write_tiny_bundle(folder, phonemes=False):
         torch.nn.init.normal_(codec.quantiser.codebooks)
         voice = Voice(torch.nn.functional.normalize(torch.randn(256), dim=-1), "tiny")
         voice_file = voice.save(folder.with_name("tiny.safetensors"))
-        left_out = ("mbd", "takes", "vocoder", *["piece_tokens"] * phonemes)
+        left_out = ("mbd", "takes", *["piece_tokens"] * phonemes)
         options = {k: v for k, v in nano.defaults.items() if k not in left_out}
+        options |= dict(mbd=dict(steps=4, start=299)) if mbd else {}
         voices = dict(tiny=(voice_file, "random", *["british"] * phonemes))
         parts = dict(tokeniser=tokeniser, first=first, second=second, codec=codec)
+        parts |= dict(mbd=make_tiny_mbd(sizes["latent_dim"])) if mbd else {}
         return write_bundle(
             folder, name="tiny", **parts, speaker_encoder=SpeakerEncoder(), defaults=options,
             voices=voices, minimum_reference=1, dtype="float32",

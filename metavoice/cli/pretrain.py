@@ -17,11 +17,11 @@ def pretrain_stages() -> tuple:
 
     return 'all', *PRETRAIN_STAGES
 
-# %% ../../nbs/cli/06_pretrain.ipynb #6c555143
+# %% ../../nbs/cli/06_pretrain.ipynb #11ebd3f3
 PRETRAIN_EPILOG = """examples:
   metavoice pretrain --corpus shards --hours 40    # train nano from scratch on shards of a teacher's speech
   metavoice pretrain --hours 3                     # on speech of Flite (needs flite and wordnet-base)
-  metavoice pretrain --corpus a b --shares 3 1     # on two corpora; of 4 seconds that the codec hears, 3 are of a
+  metavoice pretrain --corpus a b --shares 3 1     # on two corpora; 3 of 4 seconds of the training are of a
   metavoice pretrain --stage first --hours 5       # train one stage; the stages before it must be finished
   metavoice pretrain --start nano --hours 2        # continue the training of nano
   metavoice pretrain --size tiny --steps 4         # dry run of every stage

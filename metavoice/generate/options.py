@@ -123,7 +123,7 @@ def make_text_options(**options) -> TextOptions:
 
     return TextOptions(**options)
 
-# %% ../../nbs/generate/00_options.ipynb #37b9d8e7
+# %% ../../nbs/generate/00_options.ipynb #d0df5774
 VOCODERS = ('mbd', 'codec')
 
 PER_TEXT = (
@@ -145,7 +145,7 @@ class SpeechOptions(TypedSettings):
     top_k: PositiveInt | None = None  # number of likeliest tokens to draw from
     temperature: Temperature | None = None  # lower is steadier; 0 takes the likeliest token
     takes: Takes | None = None  # versions sampled of each segment, of which the best is kept; more are slower
-    vocoder: Literal[VOCODERS] | None = None  # mbd (multi-band diffusion) or codec (the codec's decoder, faster)
+    vocoder: Literal[VOCODERS] | None = None  # codec (the codec's decoder) or mbd (multi-band diffusion; not in nano)
     steps: PositiveInt | None = None  # steps of multi-band diffusion; fewer are faster and less faithful
     denoise: bool = True  # denoise with DeepFilterNet3, at 48 kHz instead of the codec's rate
     constrain: Annotated[bool, NO_FLAG] | None = None  # draw only tokens of the codebook whose turn it is
@@ -175,8 +175,8 @@ class SpeechOptions(TypedSettings):
             what = f"model {bundle.name!r} has no listener to choose between {found.takes} takes"
             raise OptionError(f"{what}; use takes=1")
         if found.steps is not None and found.vocoder != 'mbd':
-            what = f"steps are for the vocoder mbd, not for {found.vocoder}"
-            raise OptionError(f"{what}; leave them out, or use vocoder='mbd'")
+            advice = "leave them out, or use vocoder='mbd'" if 'mbd' in bundle.parts else "leave them out"
+            raise OptionError(f"steps are for the vocoder mbd, not for {found.vocoder}; {advice}")
         return found if found.temperature else replace(found, takes=1)  # at temperature 0 all takes are equal
 
     def text_options(self) -> TextOptions:

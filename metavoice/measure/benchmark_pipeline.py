@@ -33,18 +33,18 @@ from .results import BenchmarkResult
 __all__ = ['LOADING_SCRIPT', 'LONG_TEXT_SCRIPT', 'time_synthesis', 'time_cold_start', 'benchmark_nano', 'time_loading',
            'benchmark_loading', 'benchmark_long_text', 'time_diffusion', 'benchmark_diffusion']
 
-# %% ../../nbs/measure/11_benchmark_pipeline.ipynb #e2684516
+# %% ../../nbs/measure/11_benchmark_pipeline.ipynb #eccbfba4
 def time_synthesis(
     tts: TTS,
     text: str,
-    vocoder: str,  # mbd or codec
     times: int,  # calls, each with another seed
+    **options,  # of `SpeechOptions`
 ) -> tuple[float, dict, float]:  # seconds per second of speech; timings and seconds of speech of that call
-    "Return the real-time factor of the fastest of several calls, with the denoiser."
+    "Return the real-time factor of the fastest of several calls."
     best = None
     for seed in range(times):
         timings, begin = {}, time.perf_counter()
-        audio = tts.synthesise(text, seed=seed, vocoder=vocoder, timings=timings)
+        audio = tts.synthesise(text, seed=seed, timings=timings, **options)
         rtf = (time.perf_counter() - begin) / audio.duration
         if best is None or rtf < best[0]:
             best = rtf, timings, audio.duration
@@ -65,7 +65,7 @@ def time_cold_start(
             took.append(time.perf_counter() - begin)
     return min(took)
 
-# %% ../../nbs/measure/11_benchmark_pipeline.ipynb #53e4e198
+# %% ../../nbs/measure/11_benchmark_pipeline.ipynb #e112358a
 def benchmark_nano(
     quick: bool = False,
 ) -> Iterator[BenchmarkResult]:
@@ -73,17 +73,11 @@ def benchmark_nano(
     tts, times = TTS.from_pretrained('nano', device='cpu'), 1 if quick else 3
     text = BENCHMARK_TEXT.split('.')[0] + '.' if quick else BENCHMARK_TEXT
     tts.synthesise(text, seed=0, denoise=False)
-    for vocoder in ('codec', 'mbd'):
-        what, target = f'nano: real-time factor, {vocoder} and denoiser', .35 if vocoder == 'mbd' else None
-        if vocoder == 'mbd' and 'mbd' not in tts.bundle.parts:
-            yield BenchmarkResult(what, None, '×', target, most=True, note='this nano has no mbd')
-            continue
-        rtf, timings, duration = time_synthesis(tts, text, vocoder, times)
-        if vocoder == 'codec':
-            yield BenchmarkResult('nano: first stage', timings['tokens'] / timings['first stage'], 'tokens/s')
-        note = ', '.join(f'{k} {v / duration:.2f}' for k, v in timings.items() if k != 'tokens')
-        note = f"{pluralise(SpeechOptions().resolve(tts.bundle).takes, 'take')}; {note}"
-        yield BenchmarkResult(what, rtf, '×', target, most=True, note=note)
+    rtf, timings, duration = time_synthesis(tts, text, times)
+    yield BenchmarkResult('nano: first stage', timings['tokens'] / timings['first stage'], 'tokens/s')
+    note = ', '.join(f'{k} {v / duration:.2f}' for k, v in timings.items() if k != 'tokens')
+    note = f"{pluralise(SpeechOptions().resolve(tts.bundle).takes, 'take')}; {note}"
+    yield BenchmarkResult('nano: real-time factor with the denoiser', rtf, '×', .35, most=True, note=note)
 
     def first_sound():
         with contextlib.closing(tts.stream(text, seed=1)) as stream:

@@ -20,7 +20,7 @@ from ..models.second_stage import build_second_stage_input
 __all__ = ['TokenizedUtterance', 'word_token_spans', 'mark_words', 'collate_first_stage', 'collate_finetuning',
            'collate_second_stage', 'LengthBatches', 'SpeakerEmbeddings', 'to_device']
 
-# %% ../../nbs/train/09_batches.ipynb #e7f7e23c
+# %% ../../nbs/train/09_batches.ipynb #56238aff
 @dataclass
 class TokenizedUtterance:
     "An utterance as tokens: a training example of both stages."
@@ -32,6 +32,7 @@ class TokenizedUtterance:
     voice: str  # the speaker's name
     index: int  # number of the utterance in its corpus
     context: Tensor | None = None  # (frames, 4) phone context, for a model that reads one; None: unknown
+    copies: float = 1.0  # of it in a pass over the data, on average
 
 # %% ../../nbs/train/09_batches.ipynb #23c60ff5
 def word_token_spans(
@@ -131,7 +132,7 @@ def collate_second_stage(
         ids[b, :, at] = torch.where(noisy, other, ids[b, :, at])
     return ids, targets, lengths
 
-# %% ../../nbs/train/09_batches.ipynb #fa305a64
+# %% ../../nbs/train/09_batches.ipynb #aa1c125a
 class LengthBatches:
     "Endless random batches of utterances of similar length; raises `OptionError` if there is no data."
 
@@ -145,7 +146,7 @@ class LengthBatches:
         if not data:
             raise OptionError("there is nothing to learn from: no utterance fits the model's context window")
         self.data, self.tokens, self.rng, self.queue = data, tokens, rng, []
-        self.max_batch = max_batch or len(data)
+        self.max_batch, self.copies = max_batch or len(data), torch.tensor([u.copies for u in data])
 
     def state_dict(self) -> dict:
         "Return the batches left in this pass over the data."
@@ -157,8 +158,11 @@ class LengthBatches:
 
     def _shuffle(self):
         "Return a new pass over the data: lists of indices in random order."
-        order = torch.randperm(len(self.data), generator=self.rng).tolist()
-        order = sorted(order, key=lambda i: self.data[i].codes.shape[1] // 8)
+        order = torch.randperm(len(self.data), generator=self.rng)
+        if (self.copies != 1).any():
+            times = (self.copies + torch.rand(len(order), generator=self.rng)).floor().long()
+            order = order.repeat_interleave(times[order])
+        order = sorted(order.tolist(), key=lambda i: self.data[i].codes.shape[1] // 8)
         batches, batch = [], []
         for i in order:
             longest = 2 * self.data[i].codes.shape[1] + len(self.data[i].text)

@@ -20,8 +20,7 @@ from .optim import TrainingConfig
 from .phone_corpus import PhoneCorpus, PhoneCrops
 
 # %% auto #0
-__all__ = ['SHALLOW_SAMPLING', 'project_bands', 'diffusion_loss', 'small_unet_config', 'make_shallow_mbd', 'fit_mbd_statistics',
-           'train_mbd']
+__all__ = ['SHALLOW_SAMPLING', 'project_bands', 'diffusion_loss', 'make_shallow_mbd', 'fit_mbd_statistics', 'train_mbd']
 
 # %% ../../nbs/train/17_diffusion.ipynb #dc84e6d6
 def project_bands(
@@ -82,7 +81,7 @@ def init_latent_scaling(
         conv.weight /= deviation.clamp(min=1e-6)[:, None]
         conv.bias -= conv.weight[..., 0] @ mean
 
-# %% ../../nbs/train/17_diffusion.ipynb #a1cf2608
+# %% ../../nbs/train/17_diffusion.ipynb #71ccb9de
 def small_unet_config(
     latent_dim: int = 64,  # of nano's codec
 ) -> UNetConfig:

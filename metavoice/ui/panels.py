@@ -276,7 +276,7 @@ def speech_sliders(
 # %% ../../nbs/ui/01_panels.ipynb #946122e1
 VOCODER_LABELS = dict(codec="the codec's own (fast)", mbd="multi-band diffusion")
 
-# %% ../../nbs/ui/01_panels.ipynb #1632063d
+# %% ../../nbs/ui/01_panels.ipynb #fdc1288e
 class SettingsPanel(VBox):
     "Speech options: sliders, seed, vocoder and denoiser."
 
@@ -304,11 +304,12 @@ class SettingsPanel(VBox):
         controls = [labelled_control(labels[name].label, about[name], s) for name, s in self.sliders.items()]
         if len(self.accent.options) > 1:  # the model reads phonemes
             controls.append(labelled_control("Accent", "how words are pronounced", self.accent))
+        if len(self.vocoder.options) > 1:  # the model has multi-band diffusion
+            controls.append(labelled_control("Vocoder", "converts codes to sound", self.vocoder))
         return [
             *controls,
             labelled_control("Top k", f"{about['top_k']}; 0 for the model's own choice", self.top_k),
             labelled_control("Seed", "the same seed gives the same audio", seed),
-            labelled_control("Vocoder", "converts codes to sound", self.vocoder),
             labelled_control("Denoiser", about['denoise'], self.denoise),
             labelled_control("As written", "don't turn numbers and symbols into words", self.as_written),
         ]

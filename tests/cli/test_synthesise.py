@@ -1,6 +1,5 @@
 "`metavoice synthesise`: what it prints and writes, and its errors."
 import io
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny import write_tiny_bundle
 
 import metavoice
 from metavoice.audio.sound import Audio, load_audio
@@ -84,11 +84,13 @@ def test_a_real_recording(run, speech):
     assert "bria.mp3" in out
 
 
-def test_diffusion(run):
-    if "mbd" not in json.loads((NANO/"bundle.json").read_text(encoding="utf-8"))["parts"]:
-        pytest.skip("this nano has no multi-band diffusion")
-    argv = ["--vocoder", "mbd", "--no-denoise", "--takes", 1, "-o", "a.wav", "--seed", 3, "-q"]
-    assert run("synthesise", SHORT, *argv)[0] == 0
+def test_diffusion(run, tmp_path):
+    folder = write_tiny_bundle(tmp_path/"tiny", mbd=True)
+    for vocoder in ("mbd", "codec"):
+        argv = ["--model", folder, "--vocoder", vocoder, "--no-denoise", "-o", f"{vocoder}.wav", "--seed", 3, "-q"]
+        assert run("synthesise", SHORT, *argv) == (0, "", "")
+    made, decoded = (soundfile.read(f"{vocoder}.wav")[0] for vocoder in ("mbd", "codec"))
+    assert len(made) == len(decoded) and (made != decoded).any()
 
 
 def test_resume_gives_the_same_file(run):
@@ -362,12 +364,12 @@ def test_a_weight_of_the_wrong_shape(refused, make_nano, tmp_path, file):
     refused("synthesise", SHORT, *QUICK, "--model", folder, words=words)
 
 
-def test_a_model_without_diffusion(refused, make_nano, tmp_path):
-    parts = json.loads((NANO/"bundle.json").read_text(encoding="utf-8"))["parts"]
-    parts.pop("mbd")
-    folder = make_nano(tmp_path/"plain", parts=parts)
-    words = ["has no mbd", "use vocoder 'codec'"]
+def test_a_model_without_diffusion(refused, tmp_path):
+    folder = write_tiny_bundle(tmp_path/"plain")
+    words = ["'tiny' has no mbd", "use vocoder 'codec'"]
     refused("synthesise", SHORT, "--vocoder", "mbd", "--model", folder, words=words)
+    words = ["steps are for the vocoder mbd", "leave them out"]
+    refused("synthesise", SHORT, "--steps", 3, "--model", folder, words=words)
 
 
 class Wicked:

@@ -64,7 +64,10 @@ def test_the_model_fills_in_what_is_not_given(tts, resolve):
     assert resolve().takes == tts.bundle.defaults["takes"] and resolve(temperature=0).takes == 1
     assert resolve().resolve(tts.bundle) == resolve()
     assert set(resolve().sampling()) == {f.name for f in fields(SamplingOptions)} - {"max_new_tokens"}
-    assert diffusion_options(tts.bundle, 7)["steps"] == 7
+    diffusing = copy(tts.bundle)
+    diffusing.defaults = tts.bundle.defaults | dict(mbd=dict(steps=4, start=299))
+    assert diffusion_options(diffusing) == dict(steps=4, start=299)
+    assert diffusion_options(diffusing, 7) == dict(steps=7, start=299)
 
 
 def test_takes_need_a_listener(tts):
@@ -75,9 +78,14 @@ def test_takes_need_a_listener(tts):
         SpeechOptions(takes=2).resolve(deaf)
 
 
-def test_steps_need_diffusion(resolve):
-    with pytest.raises(OptionError, match="steps are for the vocoder mbd, not for codec"):
-        resolve(vocoder="codec", steps=5)
+@pytest.mark.parametrize("parts, advice", [
+    (("codec", "mbd"), "leave them out, or use vocoder='mbd'"), (("codec",), "leave them out")])
+def test_steps_need_diffusion(tts, parts, advice):
+    bundle = copy(tts.bundle)
+    bundle.manifest = tts.bundle.manifest | dict(parts=dict.fromkeys(parts))
+    with pytest.raises(OptionError) as e:
+        SpeechOptions(vocoder="codec", steps=5, takes=1).resolve(bundle)
+    assert str(e.value) == f"steps are for the vocoder mbd, not for codec; {advice}"
 
 
 def test_text_options(tts, resolve, tmp_path):

@@ -1,6 +1,4 @@
 "The class TTS with nano: seeds and batches, options, progress, streams, vocoders and errors."
-import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -8,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import write_tiny_bundle
 
 import metavoice
 import metavoice.models.deepfilter as deepfilter
@@ -126,7 +125,7 @@ def test_progress_never_goes_back(tts):
     (dict(seed=[1, 2]), "2 seeds for 1 texts"), (dict(voice=[None, None]), "2 voices for 1 texts"),
     (dict(vocoder="codec", steps=5), "steps are for the vocoder mbd"), (dict(vocoder="mbd", steps=0), "steps is 0"),
     (dict(vocoder="mbd", steps=2.5), "steps is 2.5"), (dict(takes=0), "takes is 0; use a whole number from 1 to 16"),
-    (dict(takes=True), "takes is True"), (dict(vocoder="mbd", steps=10_000), "10000 steps of diffusion; use 1 to"),
+    (dict(takes=True), "takes is True"),
 ])
 def test_options_refused(options, words):
     with pytest.raises(OptionError) as e:
@@ -230,37 +229,41 @@ def test_streams_refuse_at_once(tts, text, options, words):
 
 # vocoders and the denoiser
 
-@pytest.fixture
-def needs_mbd(tts):
-    if "mbd" not in tts.bundle.parts:
-        pytest.skip("this nano comes without multi-band diffusion")
+@pytest.fixture(scope="module")
+def diffusing(tmp_path_factory):
+    "A tiny model with multi-band diffusion."
+    return TTS.from_pretrained(write_tiny_bundle(tmp_path_factory.mktemp("tiny") / "tiny", mbd=True), "cpu")
 
 
-def test_multi_band_diffusion_of_nano(tts, needs_mbd):
-    audio = tts.synthesise(SHORT, seed=1, takes=2, vocoder="mbd", denoise=False)
+def test_multi_band_diffusion(diffusing):
+    options = dict(seed=1, denoise=False)
+    audio = diffusing.synthesise(SHORT, vocoder="mbd", **options)
+    decoded = diffusing.synthesise(SHORT, **options).samples
     assert audio.samples.isfinite().all() and audio.samples.abs().max() > .05
-    chunks = list(tts.stream(SHORT, seed=1, takes=2, vocoder="mbd", denoise=False))
+    assert len(decoded) == len(audio.samples) and not torch.equal(decoded, audio.samples)
+    chunks = list(diffusing.stream(SHORT, vocoder="mbd", **options))
     assert len(chunks) == 1 and torch.equal(sound(chunks), audio.samples)
 
 
-def test_steps_of_diffusion(tts, needs_mbd):
-    options, seen = dict(seed=1, vocoder="mbd", denoise=False, takes=1), []
-    usual = tts.synthesise(SHORT, **options).samples
-    own = tts.bundle.defaults.get("mbd", {}).get("steps", 20)
-    assert torch.equal(tts.synthesise(SHORT, steps=own, **options).samples, usual)
-    few = tts.synthesise(SHORT, steps=2, on_progress=lambda *p: seen.append(p), **options).samples
+def test_steps_of_diffusion(diffusing):
+    options, seen = dict(seed=1, vocoder="mbd", denoise=False), []
+    usual = diffusing.synthesise(SHORT, **options).samples
+    own = diffusing.bundle.defaults["mbd"]["steps"]
+    assert torch.equal(diffusing.synthesise(SHORT, steps=own, **options).samples, usual)
+    few = diffusing.synthesise(SHORT, steps=2, on_progress=lambda *p: seen.append(p), **options).samples
     assert len(few) == len(usual) and not torch.equal(few, usual)
-    assert ("vocoder", 1, 2 * len(tts.bundle.mbd.bands)) in seen
-    assert torch.equal(sound(tts.stream(SHORT, steps=2, **options)), few)
+    assert ("vocoder", 1, 2 * len(diffusing.bundle.mbd.bands)) in seen
+    assert torch.equal(sound(diffusing.stream(SHORT, steps=2, **options)), few)
+    with pytest.raises(OptionError, match="10000 steps of diffusion; use 1 to"):
+        diffusing.synthesise(SHORT, **options, steps=10_000)
 
 
 def test_a_model_without_diffusion(tmp_path):
-    shutil.copytree(NANO, tmp_path / "plain")
-    manifest = json.loads((NANO / "bundle.json").read_text())
-    manifest["parts"].pop("mbd", None)
-    (tmp_path / "plain" / "bundle.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match="has no mbd; .* use vocoder 'codec'"):
-        TTS.from_pretrained(tmp_path / "plain").synthesise(SHORT, vocoder="mbd")
+    tts = TTS.from_pretrained(write_tiny_bundle(tmp_path / "tiny"), "cpu")
+    for call in (tts.synthesise, tts.stream):
+        for options in ({}, dict(steps=3)):
+            with pytest.raises(BundleError, match="'tiny' has no mbd; .* use vocoder 'codec'"):
+                call(SHORT, vocoder="mbd", **options)
 
 
 def test_a_missing_denoiser_is_noticed_before_any_work(monkeypatch, tts):

@@ -10,6 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 import soundfile
+from tiny import write_tiny_bundle
+
+from metavoice.core.errors import BundleError
+from metavoice.generate.tts import TTS
+from metavoice.serve.app import start_server
+from metavoice.serve.config import ServerConfig
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "metavoice.cli", "serve"]
@@ -63,6 +69,25 @@ def test_wrong_settings_are_refused_at_the_start(tmp_path, monkeypatch, flags, e
     assert run.returncode == 2, run.stderr
     assert message in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("mbd", [True, False])
+def test_diffusion_needs_a_model_that_has_it(tmp_path, mbd):
+    "With diffusion, a response is a whole segment of the text; a server of a model without it doesn't start."
+    tts = TTS.from_pretrained(write_tiny_bundle(tmp_path / "tiny", mbd=mbd), "cpu")
+    config = ServerConfig(vocoder="mbd", denoise=False, port=0, threads=1, voices=str(tmp_path / "voices"))
+    server = start_server(config, tts)
+    try:
+        if mbd:
+            body = dict(model="tiny", voice="tiny", input="The dog slept.", response_format="pcm")
+            answer = httpx.post(f"{server.url}/v1/audio/speech", json=body, timeout=60)
+            assert answer.status_code == 200 and len(answer.content) / 2 / 8000 > 0.1
+        else:
+            failure = server.service.failure
+            assert isinstance(failure, BundleError)
+            assert "'tiny' has no mbd" in str(failure) and "use vocoder 'codec'" in str(failure)
+    finally:
+        server.stop()
 
 
 @pytest.mark.slow

@@ -79,10 +79,10 @@ def test_settings_reach_the_model(app, tts, monkeypatch):
     wanted = dict(guidance=2.5, prompt_guidance=1.5, top_p=.95, temperature=1.1, takes=4)
     for name, value in wanted.items():
         app.settings.sliders[name].value = value
-    app.settings.vocoder.value, app.settings.denoise.value, app.settings.top_k.value = "mbd", True, 50
+    app.settings.denoise.value, app.settings.top_k.value = True, 50
     app.settings.new_seed.value, app.settings.seed.value = False, 7
     press(app, "The dog slept.")
-    assert seen == wanted | dict(top_k=50, seed=7, vocoder="mbd", denoise=True)
+    assert seen == wanted | dict(top_k=50, seed=7, vocoder="codec", denoise=True)
 
 
 @pytest.mark.parametrize("text,voice,words", [

@@ -50,6 +50,21 @@ def test_accents_are_offered_by_models_that_read_phonemes(tts, tmp_path):
     assert panel.value["accent"] == "british"
 
 
+def test_vocoders_are_offered_if_the_model_has_them(tmp_path):
+    plain, diffusing = (
+        SettingsPanel(TTS.from_pretrained(write_tiny_bundle(tmp_path / str(mbd), mbd=mbd), "cpu"))
+        for mbd in (False, True)
+    )
+    assert [kind for _, kind in plain.vocoder.options] == ["codec"] and plain.value["vocoder"] == "codec"
+    assert [kind for _, kind in diffusing.vocoder.options] == ["mbd", "codec"]
+    assert len(diffusing.make_controls()) == len(plain.make_controls()) + 1
+    own = diffusing.value
+    diffusing.vocoder.value = "mbd"
+    assert (own["vocoder"], diffusing.value["vocoder"]) == ("codec", "mbd")
+    diffusing.restore(own)
+    assert diffusing.value["vocoder"] == "codec"
+
+
 def test_slider_ranges_are_those_of_the_release(tts):
     sliders = SettingsPanel(tts).sliders
     ranges = {name: (s.min, s.max) for name, s in sliders.items() if name not in ("temperature", "takes")}
