@@ -44,8 +44,8 @@ FIVE = [
     "The woman was tired, so she sat down. The old man walked to the river, and the little dog ran after him.",
 ]
 TABLE = [
-    dict(text="The dog slept.", voice="rms", id="one", seed="11"),
-    dict(text="Where is the red book?", voice="slt", id="two", seed=""),
+    dict(text="The dog slept.", voice="af_heart", id="one", seed="11"),
+    dict(text="Where is the red book?", voice="af_bella", id="two", seed=""),
     dict(text=FIVE[4], voice="", id="three", seed=""),
 ]
 NUMBERS = "one two three four five six seven eight nine ten".split()
@@ -67,26 +67,27 @@ def nano_whole(nano, golden):
 
 def nano_options(nano, golden):
     options = dict(takes=1, denoise=False, vocoder="codec", guidance=2., top_p=.8, temperature=.9)
-    return samples_of([nano.synthesise(ONE, "slt", seed=2, **options)])
+    return samples_of([nano.synthesise(ONE, "af_bella", seed=2, **options)])
 
 
 def nano_chunks(nano, golden):
-    return samples_of(nano.stream(FIVE[4], "rms", seed=3, chunk=.4))
+    return samples_of(nano.stream(FIVE[4], "af_heart", seed=3, chunk=.4))
 
 
 def nano_pieces(nano, golden):
-    return samples_of(nano.stream(FIVE[4], "awb", seed=4, chunk=None, takes=2))
+    return samples_of(nano.stream(FIVE[4], "am_michael", seed=4, chunk=None, takes=2))
 
 
 def nano_batch(nano, golden):
-    return samples_of(nano.synthesise(FIVE, ["rms", "slt", "awb", None, "slt"], seed=[1, 2, 3, 4, 5], takes=2))
+    voices = ["af_heart", "af_bella", "am_michael", None, "bf_emma"]
+    return samples_of(nano.synthesise(FIVE, voices, seed=[1, 2, 3, 4, 5], takes=2))
 
 
 def nano_book_resumed(nano, golden, folder):
     "Twenty segments, interrupted after ten (in the first section) and after eighteen (in the second)."
     from metavoice.jobs.longform import read_aloud
 
-    options = dict(resume=True, takes=1, denoise=True, seed=6, voice="slt")
+    options = dict(resume=True, takes=1, denoise=True, seed=6, voice="af_bella")
     for after in (10, 18):
         def interrupt(stage, done, of, after=after):
             if stage == "speech" and done == after:
@@ -109,7 +110,7 @@ def nano_table(nano, golden, folder):
         writer = csv.DictWriter(f, TABLE[0])
         writer.writeheader()
         writer.writerows(TABLE)
-    done = run_batch(nano, folder / "table.csv", folder / "out", seed=7, takes=2, voice="awb")
+    done = run_batch(nano, folder / "table.csv", folder / "out", seed=7, takes=2, voice="am_michael")
     assert done["spoken"] == 3 and not done["failed"], done
     return [read_samples(folder / "out" / f"{row['id']}.wav") for row in TABLE]
 
@@ -132,12 +133,12 @@ def ask_server(nano, folder, **body):
 
 
 def server_pcm(nano, golden, folder):
-    pcm = ask_server(nano, folder, input=ONE, voice="rms", response_format="pcm", seed=8)
+    pcm = ask_server(nano, folder, input=ONE, voice="af_heart", response_format="pcm", seed=8)
     return [(np.frombuffer(pcm, "<i2"), 24000)]
 
 
 def server_wav(nano, golden, folder):
-    wav = ask_server(nano, folder, input=FIVE[4], voice="slt", response_format="wav", seed=9)
+    wav = ask_server(nano, folder, input=FIVE[4], voice="af_bella", response_format="wav", seed=9)
     return [read_samples(io.BytesIO(wav))]
 
 

@@ -33,6 +33,11 @@ def make_tiny_mbd(latent_dim):
     return mbd
 
 
+def read_letters():
+    "Return a tokeniser of letters."
+    return read_tokeniser_json(Path(__file__).with_name("letters.json").read_text(encoding="utf-8"))
+
+
 def write_tiny_bundle(folder, phonemes=False, mbd=False):
     """Write the model; it has nano's defaults, a single take, and a voice of its own.
 
@@ -41,8 +46,7 @@ def write_tiny_bundle(folder, phonemes=False, mbd=False):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         nano = load_bundle("nano", device="cpu")
-        letters = Path(__file__).with_name("letters.json").read_text(encoding="utf-8")
-        tokeniser = PhonemeTokeniser.train([SIGNS]) if phonemes else read_tokeniser_json(letters)
+        tokeniser = PhonemeTokeniser.train([SIGNS]) if phonemes else read_letters()
         layout = TokenLayout(CODES, len(tokeniser.mergeable_ranks))
         shape = dict(n_layer=1, n_head=2, n_embd=16, block_size=1024, swiglu_multiple_of=16)
         sizes = dict(vocab_sizes=[layout.first_vocab])

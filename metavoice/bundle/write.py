@@ -311,7 +311,7 @@ def save(
         minimum_reference=self.minimum_reference, licences=self.licences, dtype=dtype,
     )
 
-# %% ../../nbs/bundle/04_write.ipynb #ad37ae9d
+# %% ../../nbs/bundle/04_write.ipynb #d651987c
 RANDOM_SIZES = ("1b", "nano")
 
 
@@ -348,11 +348,13 @@ def make_random_parts(
         stages = dict(first=GPT(first), second=GPT(second))
     decoder, mbd = NanoCodec(codec).eval(), None if unet is None else make_mbd(unet).eval()
     nn.init.normal_(decoder.quantiser.codebooks)
+    if codec.phones:  # as many entries for each phone
+        decoder.entry_phones.copy_(torch.arange(codec.codebook_size) % len(codec.phones))
     if mbd is not None:
         fit_band_processors(mbd, torch.randn(1, 24000))
     return dict(tokeniser=tokeniser, **stages, codec=decoder, speaker_encoder=SpeakerEncoder().eval(), mbd=mbd)
 
-# %% ../../nbs/bundle/04_write.ipynb #dc3eca43
+# %% ../../nbs/bundle/04_write.ipynb #c2cd2799
 def write_random_bundle(
     path: str | Path,  # the folder; one that holds a bundle is replaced
     size: str = "nano",  # 1b or nano
@@ -368,8 +370,9 @@ def write_random_bundle(
     voices = {}
     for name, voice in list(nano["voices"].items())[:1]:
         voices[name] = location.find(voice["file"]), voice["source"]
+    vocoder, piece_tokens = "mbd" if parts["mbd"] is not None else "codec", nano["defaults"]["piece_tokens"]
     return write_bundle(
         path, name=f"random-{size}", **parts, minimum_reference=3.0, voices=voices, random=seed, dtype=dtype,
-        defaults=dict(vocoder="mbd" if parts["mbd"] is not None else "codec", constrain=True),
+        defaults=dict(vocoder=vocoder, constrain=True, piece_tokens=piece_tokens),
         licences=dict.fromkeys(parts, "random weights"),
     )

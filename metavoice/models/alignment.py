@@ -16,7 +16,7 @@ from ..text.phonemes import PHONES, PhoneState
 
 # %% auto #0
 __all__ = ['PLACES', 'CONTEXT_SIZES', 'PHONE_IDS', 'cheapest_path', 'state_phones', 'align_phones', 'distinct_states',
-           'align_codes', 'phone_context', 'text_streams', 'encode_said']
+           'align_codes', 'phone_context', 'text_streams', 'code_context', 'speech_streams', 'encode_said']
 
 # %% ../../nbs/models/13_alignment.ipynb #376bbb01
 def cheapest_path(
@@ -79,7 +79,7 @@ def align_codes(
     costs = entry_phones[codes][:, None] != state_phones(states, names).numpy()
     return cheapest_path(costs.astype(float), [state.optional for state in states])
 
-# %% ../../nbs/models/13_alignment.ipynb #212742aa
+# %% ../../nbs/models/13_alignment.ipynb #10ab8d53
 PLACES = 256  # in a text, including the one before it; later ones count as the last
 CONTEXT_SIZES = (PLACES, *3 * [len(PHONES) + 1])  # ids of each stream of the phone context
 PHONE_IDS = {name: i for i, name in enumerate(PHONES, 1)}
@@ -105,6 +105,28 @@ def text_streams(
     found[:, 0] = ids
     if streams > 1:
         found[:, 1] = torch.arange(1, ids.shape[1] + 1, device=ids.device).clamp(max=PLACES - 1)
+    return found
+
+
+def code_context(
+    codes: Tensor,  # (frames,) of the first codebook
+    states: Sequence[PhoneState],  # of the text
+    end: int,  # position of the text's last token
+    codec: NanoCodec,  # with `phones`
+) -> Tensor | None:  # (frames, 4); None if there are too few frames
+    "Return the phone context of each frame of speech."
+    states = distinct_states(states)
+    labels = align_codes(codes.cpu().numpy(), states, codec.config.phones, codec.entry_phones.cpu().numpy())
+    return None if labels is None else torch.from_numpy(phone_context(states, end)[labels])
+
+
+def speech_streams(
+    ids: Tensor,  # (time,) tokens of a text and, interleaved, of its speech
+    context: Tensor,  # (frames, streams − 1) of the speech
+) -> Tensor:  # (streams, time)
+    "Return the input streams of a text and its speech; both tokens of a frame have its context."
+    found = text_streams(ids[None], 1 + context.shape[1])[0]
+    found[1:, len(ids) - 2 * len(context) :] = context.repeat_interleave(2, 0).T
     return found
 
 # %% ../../nbs/models/13_alignment.ipynb #9872df73

@@ -55,7 +55,7 @@ from metavoice.train.tokens import (
 __all__ = ['PRETRAIN_SIZES', 'PRETRAIN_STAGES', 'PRETRAIN_TIME_SHARES', 'ADVERSARIAL', 'NANO_DEFAULTS', 'PretrainSize',
            'Pretrainer']
 
-# %% ../../nbs/train/29_pretrain.ipynb #3608975d
+# %% ../../nbs/train/29_pretrain.ipynb #9be539dc
 @dataclass
 class PretrainSize:
     "The shapes of a bundle's parts, and how they are trained."
@@ -80,7 +80,7 @@ def _codec_config(**shape) -> NanoCodecConfig:
 def _nano_size() -> PretrainSize:
     "Return the size of nano."
     return PretrainSize(
-        codec=_codec_config(width=256, hidden=768, encoder_blocks=5, decoder_blocks=8, finest_blocks=2),
+        codec=_codec_config(width=256, hidden=768, encoder_blocks=5, decoder_blocks=8, finest_blocks=2, window=75),
         first=dict(n_layer=6, n_head=4, n_embd=224, block_size=704, swiglu_multiple_of=32),
         second=dict(n_layer=3, n_head=3, n_embd=192, block_size=448, swiglu_multiple_of=64),
     )

@@ -15,7 +15,7 @@ VOICES = Path(metavoice.__file__).parent / "nano" / "voices"
 RATE = 24000
 
 
-@pytest.fixture(scope="module", params=("awb", "rms", "slt"))
+@pytest.fixture(scope="module", params=("af_heart", "am_michael", "bf_emma"))
 def voice(request):
     return load_audio(VOICES / f"{request.param}.ogg").samples
 

@@ -95,8 +95,8 @@ def test_references_refused(tts, speaking, tmp_path):
     silent = write_wav(tmp_path / "silent.wav", 0 * speaking.samples.numpy(), rate)
     nan = write_wav(tmp_path / "nan.wav", torch.full((5 * rate,), torch.nan).numpy(), rate, subtype="FLOAT")
     cases = [("nobody.wav", ["no such file", "the model's own voices are"]), (tmp_path, ["it is a directory"]),
-             (tmp_path / "text.wav", ["isn't audio"]), (half, ["0.50 s long; at least 3 s"]),
-             (two, ["2.00 s long; at least 3 s"]), (silent, ["silent"]), (nan, ["NaN"]),
+             (tmp_path / "text.wav", ["isn't audio"]), (half, ["0.50 s long; at least 2.5 s"]),
+             (two, ["2.00 s long; at least 2.5 s"]), (silent, ["silent"]), (nan, ["NaN"]),
              (7, ["can't read audio from int"])]
     for source, words in cases:
         with pytest.raises(AudioError) as e:
@@ -123,7 +123,7 @@ def cosine(a, b):
     return float(a.embedding @ b.embedding)
 
 
-@pytest.mark.parametrize("name", ("awb", "rms", "slt"))
+@pytest.mark.parametrize("name", ("af_heart", "am_michael", "bf_emma"))
 def test_a_voice_does_not_depend_on_the_level(tts, name, tmp_path):
     "quiet.wav of the cases: 32 dB quieter, and with 16 bits."
     audio = load_audio(tts.bundle.voices[name])
@@ -134,20 +134,20 @@ def test_a_voice_does_not_depend_on_the_level(tts, name, tmp_path):
     quiet = tts.voice(write_wav(tmp_path / "quiet.wav", (10**(-32 / 20) * x).numpy(), rate))
     assert cosine(quiet, plain) > .98
     others = [tts.voice(other) for other in tts.bundle.voices if other != name]
-    assert max(cosine(quiet, other) for other in others) < .8 < cosine(quiet, tts.voice(name))
+    assert max(cosine(quiet, other) for other in others) < .9 < cosine(quiet, tts.voice(name))
 
 
 def test_a_voice_does_not_depend_on_pauses_or_an_offset(tts):
-    audio = load_audio(tts.bundle.voices["slt"])
+    audio = load_audio(tts.bundle.voices["af_bella"])
     x, rate = audio.samples, audio.sample_rate
     parts = [o for part in x.split(len(x) // 3) for o in (part, torch.zeros(2 * rate))]
-    assert cosine(tts.voice(Audio(torch.cat(parts), rate)), tts.voice("slt")) > .98
-    assert cosine(tts.voice(Audio(x + .05, rate)), tts.voice("slt")) > .98
+    assert cosine(tts.voice(Audio(torch.cat(parts), rate)), tts.voice("af_bella")) > .98
+    assert cosine(tts.voice(Audio(x + .05, rate)), tts.voice("af_bella")) > .98
 
 
 def test_a_voice_from_inverted_channels(tts, tmp_path):
     "anti.wav of the cases: the mean of the channels is silent."
-    audio = load_audio(tts.bundle.voices["rms"])
+    audio = load_audio(tts.bundle.voices["af_heart"])
     x = audio.samples[:15 * audio.sample_rate]
     path = write_wav(tmp_path / "anti.wav", torch.stack([x, -x], 1).numpy(), audio.sample_rate)
     assert cosine(tts.voice(path), tts.voice(Audio(x, audio.sample_rate))) > .98
@@ -173,21 +173,21 @@ def test_a_bundle_without_a_level_has_that_of_the_release(changed_nano):
     defaults = json.loads((NANO / "bundle.json").read_text())["defaults"]
     assert defaults.pop("reference_level") == REFERENCE_LEVEL
     plain = TTS.from_pretrained(changed_nano(defaults=defaults), device="cpu")
-    audio = load_audio(plain.bundle.voices["slt"])
-    assert torch.equal(plain.voice("slt").embedding, plain.bundle.speaker_encoder.embed_audio(audio))
+    audio = load_audio(plain.bundle.voices["af_bella"])
+    assert torch.equal(plain.voice("af_bella").embedding, plain.bundle.speaker_encoder.embed_audio(audio))
 
 
 def test_faults_are_logged_once_and_kept(tts, tmp_path, caplog):
     samples = {name: load_audio(path).samples for name, path in tts.bundle.voices.items()}
     assert all(tts.voice(name).warnings == () for name in samples)
-    both = Audio(torch.cat([samples["awb"][:240_000], samples["slt"][:240_000]]), 24000)
+    both = Audio(torch.cat([samples["am_michael"][:240_000], samples["af_bella"][:240_000]]), 24000)
     path = both.save(tmp_path / "us.wav")
     voices = [tts.voice(path) for _ in range(2)]
     assert [record.getMessage() for record in caplog.records] == [f"the recording of us: {voices[0].warnings[0]}"]
     assert "two people seem to speak in it; cut it" in voices[0].warnings[0]
     assert voices[1].warnings == voices[0].warnings
     assert Voice.load(voices[0].save(tmp_path / "us.safetensors")).warnings == voices[0].warnings
-    noisy = samples["slt"][:3 * 24000] + .05 * torch.randn(3 * 24000, generator=torch.Generator().manual_seed(0))
+    noisy = samples["af_bella"][:3 * 24000] + .05 * torch.randn(3 * 24000, generator=torch.Generator().manual_seed(0))
     words = ("clipped", "noise", "of speech; give 5 s")
     warnings = tts.voice(Audio((9 * noisy).clamp(-1, 1), 24000)).warnings
     assert len(warnings) == 3 and all(word in warning for word, warning in zip(words, warnings))

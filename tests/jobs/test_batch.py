@@ -35,10 +35,10 @@ TEXTS = ["The dog slept.", "Where is the red book?", "The cat slept.", "He went 
 
 def test_tables(tmp_path, write_table):
     (tmp_path / "me.wav").touch()
-    csv = "\ufefftext,voice,id,seed,top_p\nHello.,me.wav,a,3,0.8\n\"Yes, no.\",rms,,,\nMulti,,c.1,x,\n"
+    csv = "\ufefftext,voice,id,seed,top_p\nHello.,me.wav,a,3,0.8\n\"Yes, no.\",af_heart,,,\nMulti,,c.1,x,\n"
     assert read_batch_rows(write_table(tmp_path, csv)) == [
         BatchRow("a", "Hello.", cells=dict(voice=tmp_path / "me.wav", seed="3", top_p="0.8")),
-        BatchRow("00002", "Yes, no.", cells=dict(voice="rms")), BatchRow("c.1", "Multi", cells=dict(seed="x"))]
+        BatchRow("00002", "Yes, no.", cells=dict(voice="af_heart")), BatchRow("c.1", "Multi", cells=dict(seed="x"))]
     lines = '{"text": "Hello.", "id": 1}\n\n{"text": null, "seed": 5, "voice": ""}\n'
     assert read_batch_rows(write_table(tmp_path, lines, "m.jsonl")) == [
         BatchRow("1", "Hello."), BatchRow("00002", None, cells=dict(seed=5))]

@@ -120,7 +120,7 @@ def test_silence_has_no_pitch(tts, own):
 
 @pytest.mark.parametrize("sources, error", [
     ([], OptionError),
-    (["rms", "rms"], OptionError),
+    (["af_heart", "af_heart"], OptionError),
     (["nobody.wav"], AudioError),
 ])
 def test_wrong_speaker_references(tts, sources, error):

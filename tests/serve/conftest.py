@@ -128,7 +128,7 @@ def tts():
 @pytest.fixture(scope="session")
 def reference(tts):
     "The bytes of a recording."
-    return Path(tts.bundle.voices["rms"]).read_bytes()
+    return Path(tts.bundle.voices["af_heart"]).read_bytes()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def client(served):
 
 @pytest.mark.parametrize("format", ["wav", "mp3", "opus", "flac"])
 def test_openai_client_in_each_format(client, tmp_path, format):
-    speech = client.audio.speech.create(model="nano", voice="rms", input=SHORT, response_format=format)
+    speech = client.audio.speech.create(model="nano", voice="af_heart", input=SHORT, response_format=format)
     speech.write_to_file(tmp_path / "speech")
     info = soundfile.info(tmp_path / "speech")
     assert info.samplerate == 48000 and 0.3 < info.duration < 8 or format == "wav"
@@ -34,7 +34,7 @@ def test_openai_client_in_each_format(client, tmp_path, format):
 
 def test_openai_client_streams_pcm(client):
     create, times, size = client.audio.speech.with_streaming_response.create, [], 0
-    with create(model="nano", voice="slt", input=LONG[:200], response_format="pcm") as response:
+    with create(model="nano", voice="af_bella", input=LONG[:200], response_format="pcm") as response:
         began = time.perf_counter()
         for part in response.iter_bytes():
             times.append(time.perf_counter() - began)
@@ -46,7 +46,7 @@ def test_openai_client_streams_pcm(client):
 
 def test_openai_client_receives_events(client):
     create = client.audio.speech.with_streaming_response.create
-    with create(model="nano", voice="rms", input=SHORT, stream_format="sse", response_format="pcm") as response:
+    with create(model="nano", voice="af_heart", input=SHORT, stream_format="sse", response_format="pcm") as response:
         events = [json.loads(line[6:]) for line in response.iter_lines() if line]
     assert [event["type"] for event in events[-2:]] == ["speech.audio.delta", "speech.audio.done"]
     assert events[-1]["usage"]["input_tokens"] > 1
@@ -68,12 +68,12 @@ def test_openai_client_lists_models(client):
 )
 def test_openai_client_raises_its_errors(client, body, error, message):
     with pytest.raises(error, match=message):
-        client.audio.speech.create(**dict(model="nano", voice="rms", input=SHORT) | body)
+        client.audio.speech.create(**dict(model="nano", voice="af_heart", input=SHORT) | body)
 
 
 def test_a_seed_gives_the_samples_of_the_library(tts, http, decode):
-    heard, _ = decode(http.speak(seed=5, response_format="wav", voice="slt").content, dtype="int16")
-    expected = to_int16(tts.synthesise(SHORT, "slt", seed=5).samples)
+    heard, _ = decode(http.speak(seed=5, response_format="wav", voice="af_bella").content, dtype="int16")
+    expected = to_int16(tts.synthesise(SHORT, "af_bella", seed=5).samples)
     assert torch.equal(torch.from_numpy(heard), expected)
 
 
@@ -81,7 +81,7 @@ def test_the_form_of_the_first_server(http, reference, decode):
     audio = dict(audiodata=("a.ogg", reference))
     forms = [
         (dict(text=SHORT, guidance="3.0", top_p="0.95"), None),
-        (dict(text=SHORT, speaker_ref_path="slt"), None),
+        (dict(text=SHORT, speaker_ref_path="af_bella"), None),
         (dict(text=SHORT, speaker_ref_path=""), audio),
     ]
     for form, files in forms:
@@ -95,7 +95,7 @@ def test_the_form_of_the_first_server(http, reference, decode):
 
 def test_invalid_forms_are_refused(http, reference, assert_error):
     assert_error(http.post("/tts", data=dict(text=SHORT, guidance="0.2")), 400, "guidance")
-    both = dict(text=SHORT, speaker_ref_path="slt")
+    both = dict(text=SHORT, speaker_ref_path="af_bella")
     response = http.post("/tts", data=both, files=dict(audiodata=("a.ogg", reference)))
     assert_error(response, 400, "both")
     assert_error(http.post("/tts", data={}), 400, "text")

@@ -65,9 +65,9 @@ def test_invalid_json_is_refused(http, assert_error, content):
 def test_all_sampling_options_have_an_effect(http, tts, decode):
     "The options that were only reachable from Python before: same samples as the library."
     sampling = dict(top_k=20, prompt_guidance=1.5)
-    body = dict(seed=5, response_format="wav", voice="slt", guidance=2, **sampling)
+    body = dict(seed=5, response_format="wav", voice="af_bella", guidance=2, **sampling)
     heard, _ = decode(http.speak("Hello.", **body).content, dtype="float32")
-    expected = tts.synthesise("Hello.", "slt", seed=5, guidance=2.0, **sampling).samples
+    expected = tts.synthesise("Hello.", "af_bella", seed=5, guidance=2.0, **sampling).samples
     assert len(heard) == len(expected)
     assert abs(heard - expected.clamp(-1, 1).numpy()).max() < 1e-4
 
@@ -117,7 +117,7 @@ def test_the_api_is_described(http):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl isn't installed")
 def test_the_examples_of_the_page_run(server, http, tts, tmp_path):
-    soundfile.write(tmp_path / "me.wav", *soundfile.read(tts.bundle.voices["slt"]))
+    soundfile.write(tmp_path / "me.wav", *soundfile.read(tts.bundle.voices["af_bella"]))
     page = html.unescape(http.get("/docs").text)
     blocks = re.findall(r"<pre>(.*?)</pre>", page, flags=re.S)
     calls = [call for block in blocks for call in re.split(r"\n(?=curl)", block) if call]

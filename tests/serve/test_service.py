@@ -78,7 +78,7 @@ def test_a_waiting_job_gets_an_error_when_the_service_closes(tts, wait_until):
     service, ended, options = SpeechService(tts, max_batch=1, queue=1), threading.Event(), SpeechOptions()
     options = options.resolve(tts.bundle)
     first, second = [
-        SpeechJob(tts.segments([LONG], tts.voice("rms"), 1), options, deterministic=False) for _ in range(2)
+        SpeechJob(tts.segments([LONG], tts.voice("af_heart"), 1), options, deterministic=False) for _ in range(2)
     ]
     second.on_ready = ended.set
     for job in (first, second):

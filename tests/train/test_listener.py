@@ -1,5 +1,6 @@
 "Training the CTC scorer: what it reads, and the phones of frames."
 import pytest
+from tiny import read_letters
 
 from metavoice.audio.sound import Audio
 from metavoice.models.listener import CTCScorer, CTCScorerConfig, ctc_score, encode_letters
@@ -23,10 +24,10 @@ def reader(corpus):
     return PhonemeTokeniser.train([u.phonemes for u in corpus.utterances])
 
 
-def test_alphabets(corpus, reader, nano):
+def test_alphabets(corpus, reader):
     phonemes = fit_listener_config(CTCScorerConfig(**SHAPE), corpus, reader)
     assert (phonemes.reads, phonemes.alphabet, phonemes.phones) == ("phonemes", "".join(PHONES[1:]), len(PHONES))
-    letters = fit_listener_config(phonemes, corpus, nano.tokeniser)
+    letters = fit_listener_config(phonemes, corpus, read_letters())
     assert letters.reads == "letters" and letters.alphabet.startswith(" '") and letters.alphabet.islower()
     assert letters.width == 16
 
@@ -41,8 +42,8 @@ def test_letters_of_a_text(text, reads, expected):
 
 
 @pytest.mark.parametrize("kind", ["phonemes", "letters"])
-def test_batches(corpus, reader, nano, kind):
-    tokeniser = reader if kind == "phonemes" else nano.tokeniser
+def test_batches(corpus, reader, kind):
+    tokeniser = reader if kind == "phonemes" else read_letters()
     scorer = CTCScorer(fit_listener_config(CTCScorerConfig(**SHAPE), corpus, tokeniser))
     batches = ListenerBatches(corpus, scorer, 9.0, 3)
     x, phones, letters, counts, frames = batches([0, 2])

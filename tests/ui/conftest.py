@@ -31,15 +31,15 @@ def tts():
 
 
 @pytest.fixture(scope="session")
-def slt(tts):
-    "Return the reference recording of the voice slt."
-    return load_audio(tts.bundle.voices["slt"])
+def bella(tts):
+    "Return the reference recording of the voice af_bella."
+    return load_audio(tts.bundle.voices["af_bella"])
 
 
 @pytest.fixture(scope="session")
 def spoken(tts):
     "Return ten sentences spoken by nano, which stand in for recordings: (text, audio)."
-    return list(zip(TEXTS, tts.synthesise(TEXTS, "slt", seed=1, takes=1, denoise=False)))
+    return list(zip(TEXTS, tts.synthesise(TEXTS, "af_bella", seed=1, takes=1, denoise=False)))
 
 
 @pytest.fixture(scope="session")

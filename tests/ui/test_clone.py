@@ -26,7 +26,7 @@ def app(tts):
     app.executor.shutdown()
 
 
-def press(app, text, voice="rms"):
+def press(app, text, voice="af_heart"):
     "Speak a text, and return the app when it is done."
     app.text.field.value, app.voice.choice.value = text, voice
     app.start_button.click()
@@ -56,12 +56,13 @@ def test_speaks_a_sentence(app, hidden):
 def test_restored_options_repeat_the_audio(app, hidden):
     press(app, "The dog slept.")
     first = app.current
-    press(app, "Where is the red book?", "slt")
+    press(app, "Where is the red book?", "af_bella")
     assert len(app.history.entries) == 2 and not hidden(app.history_card)
     app.history.children[1].click()
     assert app.current is first and app.player.heading == "The dog slept."
     app.player.handle_message(None, dict(repeat=True), [])
-    assert (app.text.value, app.voice.choice.value, app.settings.new_seed.value) == ("The dog slept.", "rms", False)
+    found = (app.text.value, app.voice.choice.value, app.settings.new_seed.value)
+    assert found == ("The dog slept.", "af_heart", False)
     app.start_button.click()
     app.wait()
     assert app.current is not first
@@ -86,9 +87,9 @@ def test_settings_reach_the_model(app, tts, monkeypatch):
 
 
 @pytest.mark.parametrize("text,voice,words", [
-    ("", "rms", "the text is empty"),
-    ("…", "rms", "nothing to say"),
-    ("😀!", "rms", "😀"),
+    ("", "af_heart", "the text is empty"),
+    ("…", "af_heart", "nothing to say"),
+    ("😀!", "af_heart", "😀"),
     ("The dog slept.", ADD_VOICE, "there is no voice yet"),
 ])
 def test_bad_input_is_explained(app, text, voice, words):
@@ -134,13 +135,13 @@ def test_warnings_appear_beside_the_audio(app, tts, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_an_uploaded_voice_speaks(app, tts, slt, send, hidden, suffix):
-    silence = torch.zeros(2*slt.sample_rate)
-    samples = torch.cat([silence, slt.samples[:10*slt.sample_rate], silence])
-    send(app.voice.upload, f"my voice.{suffix}", Audio(samples, slt.sample_rate).to_bytes(suffix), 100_000)
+def test_an_uploaded_voice_speaks(app, tts, bella, send, hidden, suffix):
+    silence = torch.zeros(2*bella.sample_rate)
+    samples = torch.cat([silence, bella.samples[:10*bella.sample_rate], silence])
+    send(app.voice.upload, f"my voice.{suffix}", Audio(samples, bella.sample_rate).to_bytes(suffix), 100_000)
     assert app.voice.choice.value == "my voice" and hidden(app.voice.upload_box) and not hidden(app.voice.player_box)
     assert app.voice.player.duration < 10.3 and "cut off" in app.voice.player.about
     assert "30 s or more" in app.voice.notice.text
-    assert torch.dot(app.voice.voice().embedding, tts.voice("slt").embedding) > .9
+    assert torch.dot(app.voice.voice().embedding, tts.voice("af_bella").embedding) > .9
     press(app, "The dog slept.", "my voice")
     assert app.current.voice == "my voice" and "my voice" in app.player.about

@@ -10,18 +10,19 @@ from metavoice.audio.sound import Audio, load_audio
 from metavoice.ui.look import Player, spectrogram_png, waveform_peaks
 
 
-def test_downloads_in_all_formats(slt):
+def test_downloads_in_all_formats(bella):
     player, sent = Player(), []
 
     def receive(about, buffers):
         sent.append((about["name"], about["type"], load_audio(io.BytesIO(buffers[0])).duration))
 
     player.send = receive
-    player.show(slt, "x", name="rms-7")
+    player.show(bella, "x", name="heart-7")
     for format in ("wav", "flac", "ogg", "mp3", "exe", None):
         player.handle_message(player, dict(format=format), [])
-    assert [s[0] for s in sent] == ["rms-7.wav", "rms-7.flac", "rms-7.ogg", "rms-7.mp3"] and sent[3][1] == "audio/mpeg"
-    assert all(s[2] == pytest.approx(slt.duration, abs=.1) for s in sent)
+    assert [s[0] for s in sent] == ["heart-7.wav", "heart-7.flac", "heart-7.ogg", "heart-7.mp3"]
+    assert sent[3][1] == "audio/mpeg"
+    assert all(s[2] == pytest.approx(bella.duration, abs=.1) for s in sent)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 5, 100])

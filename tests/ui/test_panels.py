@@ -91,19 +91,19 @@ def test_settings_are_options_of_synthesis(tts):
 # voices
 
 
-def test_a_long_upload_needs_no_advice(tts, slt):
+def test_a_long_upload_needs_no_advice(tts, bella):
     panel = VoicePanel(tts)
-    panel.receive("long.wav", Audio(slt.samples.repeat(2), slt.sample_rate).to_bytes("wav"))
+    panel.receive("long.wav", Audio(bella.samples.repeat(2), bella.sample_rate).to_bytes("wav"))
     assert panel.choice.value == "long" and not panel.notice.text
 
 
-def test_an_upload_of_the_same_name_replaces_the_first(tts, slt):
+def test_an_upload_of_the_same_name_replaces_the_first(tts, bella):
     panel = VoicePanel(tts)
-    panel.receive("a.wav", cut(slt, 5).to_bytes("wav"))
-    panel.receive("a.wav", cut(slt, 9).to_bytes("wav"))
+    panel.receive("a.wav", cut(bella, 5).to_bytes("wav"))
+    panel.receive("a.wav", cut(bella, 9).to_bytes("wav"))
     assert list(panel.voice_options) == [*tts.bundle.voices, "a"] and panel.player.duration > 6
-    panel.receive("slt.wav", slt.to_bytes("wav"))
-    assert panel.choice.value == "slt (yours)" and panel.voice_options["slt"].source == "slt"
+    panel.receive("af_bella.wav", bella.to_bytes("wav"))
+    assert panel.choice.value == "af_bella (yours)" and panel.voice_options["af_bella"].source == "af_bella"
 
 
 BAD_UPLOADS = {
@@ -137,12 +137,12 @@ def test_an_upload_over_the_limit_is_dropped_before_it_is_stored(send):
     assert not got and not upload.pending_uploads
 
 
-def test_faults_of_an_upload_are_shown(tts, slt):
+def test_faults_of_an_upload_are_shown(tts, bella):
     panel = VoicePanel(tts)
-    panel.receive("quiet.flac", Audio(10**-1.6 * slt.samples, slt.sample_rate).to_bytes("flac"))
+    panel.receive("quiet.flac", Audio(10**-1.6 * bella.samples, bella.sample_rate).to_bytes("flac"))
     assert panel.choice.value == "quiet" and panel.notice.kind == "note"
     assert "very quiet" in panel.notice.text and "closer to the microphone" in panel.notice.text
-    panel.choice.value = "rms"
+    panel.choice.value = "af_heart"
     assert not panel.notice.text
     panel.choice.value = "quiet"
     assert "very quiet" in panel.notice.text
