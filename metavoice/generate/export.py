@@ -27,7 +27,7 @@ from ..models.step_graph import StepGraph, has_step_graph
 # %% auto #0
 __all__ = ['EXAMPLE_TEXT', 'EXPORT_FILES', 'example_data', 'describe_model', 'export_onnx', 'write_json']
 
-# %% ../../nbs/generate/11_export.ipynb #5c64c6fe
+# %% ../../nbs/generate/11_export.ipynb #b46e2200
 MEANINGS = dict(
     first=dict(
         ids="tokens of each row, see `tokens`",
@@ -56,7 +56,8 @@ MEANINGS = dict(
     listener=dict(
         mel="log-mel spectrogram, every 10 ms, without its mean over time, halved: 24 kHz, Hann windows of 640 "
         "samples, 64 Slaney bands, natural logarithm of the magnitude, at least -7",
-        letters="unnormalised log-probabilities, every 20 ms; the blank of CTC first, then letters or phonemes: `alphabet`",
+        letters="unnormalised log-probabilities, every 20 ms; the blank of CTC first, then `alphabet`: letters or "
+        "phonemes",
         phones="unnormalised log-probabilities of phones, every 10 ms",
     ),
     speaker_encoder=dict(

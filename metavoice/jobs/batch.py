@@ -275,7 +275,7 @@ class ResultsLog:
                 found.add(row_id)
         return found
 
-# %% ../../nbs/jobs/01_batch.ipynb #bb66c791
+# %% ../../nbs/jobs/01_batch.ipynb #35bcaa4e
 def remove_partial_files(
     folder: Path,
     ids: list[str],  # of the table
@@ -305,9 +305,8 @@ def prepare_rows(
             bad[row.id] = e
             continue
         good.append(row)
-        embedding = row.options.voice.embedding.numpy().tobytes()
-        how = repr((replace(row.options, voice=None), format))
-        keys[row.id] = content_key(model, __version__, row.text, embedding, how)
+        own, how = row.options.voice, repr((replace(row.options, voice=None), format))
+        keys[row.id] = content_key(model, __version__, row.text, own.embedding.numpy().tobytes(), own.accent, how)
     return good, keys, bad
 
 

@@ -32,7 +32,7 @@ from ..generate.tts import TTS
 # %% auto #0
 __all__ = ['model_key', 'job_key', 'Journal', 'BookWriter', 'journalled_output', 'read_aloud']
 
-# %% ../../nbs/jobs/00_longform.ipynb #f42d828e
+# %% ../../nbs/jobs/00_longform.ipynb #e35f2af1
 def model_key(
     bundle: Bundle,  # its stages and its codec are loaded for it
 ) -> str:
@@ -53,7 +53,7 @@ def job_key(
 ) -> str:
     "Return a key of everything that decides the sound of a text."
     voices = {id(s.voice): s.voice.embedding.numpy().tobytes() for s in segments}
-    parts = [repr((s.text, s.seed, s.pause, s.section_end)) for s in segments]
+    parts = [repr((s.text, s.ids, s.seed, s.pause, s.section_end)) for s in segments]
     how = repr(replace(options, voice=None, seed=None))
     return content_key(model_key(bundle), __version__, how, *voices.values(), *parts)
 

@@ -105,7 +105,7 @@ def _tiny_size() -> PretrainSize:
 
 PRETRAIN_SIZES = dict(nano=_nano_size(), tiny=_tiny_size())
 
-# %% ../../nbs/train/29_pretrain.ipynb #3d498e5b
+# %% ../../nbs/train/29_pretrain.ipynb #d0a45b50
 PRETRAIN_STAGES = ('corpus', 'codec', 'tokeniser', 'first', 'second', 'listener', 'decoder', 'mbd', 'bundle')
 
 PRETRAIN_TIME_SHARES = dict(codec=0.25, first=0.4, second=0.08, listener=0.06, decoder=0.21, mbd=0.06)
@@ -120,7 +120,7 @@ NANO_DEFAULTS = dict(
     constrain=True,
     piece_tokens=120,
     one_sentence=True,
-    takes=6,
+    takes=3,
     attenuation_limit=12.0,
     reference_level=REFERENCE_LEVEL,
     second=dict(temperature=0.0, padded=False),
@@ -343,7 +343,7 @@ def decoder_codes(self: Pretrainer) -> list:  # (8, frames) or None for each utt
         codes[u.index] = predicted
     return codes
 
-# %% ../../nbs/train/29_pretrain.ipynb #1e8d91ce
+# %% ../../nbs/train/29_pretrain.ipynb #9a8e246a
 @patch
 def make_corpus(self: Pretrainer):
     "Prepare what is new in the corpora; without any, render one with Flite."
@@ -455,7 +455,7 @@ def make_bundle(self: Pretrainer):
         defaults=defaults,
         licences=_NANO_LICENCES | (dict(mbd='Apache-2.0') if mbd else {}),
         voices=self.make_voices(),
-        minimum_reference=3.0,
+        minimum_reference=2.5,
     )
 
 # %% ../../nbs/train/29_pretrain.ipynb #86400e0e

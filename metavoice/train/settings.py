@@ -97,7 +97,7 @@ class FinetuneConfig(Settings):
         "The setting that limits the training: minutes, steps or epochs."
         return 'minutes' if self.minutes else 'steps' if self.steps else 'epochs'
 
-# %% ../../nbs/train/18_settings.ipynb #587535a0
+# %% ../../nbs/train/18_settings.ipynb #dac14df3
 TEXT_DEFAULTS = ('spoken', 'language')  # settings of captions that a bundle may have among its defaults
 
 
@@ -130,6 +130,8 @@ def text_defaults(
 ) -> dict:  # defaults of the result's bundle
     "Return a bundle's defaults with the text settings that differ from them."
     filled, before = fill_text_settings(config, defaults), dict(spoken=True, language='en') | defaults
+    if config.tokeniser:  # with other tokens, a segment has another number of them
+        defaults = {name: value for name, value in defaults.items() if name != 'piece_tokens'}
     return defaults | {name: getattr(filled, name) for name in TEXT_DEFAULTS if getattr(filled, name) != before[name]}
 
 # %% ../../nbs/train/18_settings.ipynb #afad247a

@@ -56,7 +56,8 @@ def test_noise(voice):
 
 
 def test_pauses_are_found_also_in_noise(voice):
-    at, hiss = 10 * RATE, torch.randn(len(voice) + 2 * RATE, generator=torch.Generator().manual_seed(0))
+    at = 9 * RATE + int(voice[9 * RATE : 11 * RATE].abs().argmax())  # in the middle of speech
+    hiss = torch.randn(len(voice) + 2 * RATE, generator=torch.Generator().manual_seed(0))
     paused = torch.cat([voice[:at], torch.zeros(2 * RATE), voice[at:]])
     for below in (60, 30, 20):
         noisy = paused + hiss * 10 ** ((speech_level(voice, RATE) - below) / 20)

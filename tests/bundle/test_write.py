@@ -184,6 +184,7 @@ def test_random_parts_of_the_released_size_need_no_memory(monkeypatch, tiny_unet
     monkeypatch.setattr(metavoice.bundle.write, "make_mbd", make_tiny_mbd)
     parts = make_random_parts("1b")
     first = parts["first"]
+    assert len(parts["tokeniser"].mergeable_ranks) == TokenLayout().text_ranks
     assert first.config == GPTConfig(vocab_sizes=[TokenLayout().first_vocab])
     assert first.transformer.wpe.weight.is_meta and 1.2e9 < first.num_parameters < 1.3e9
     assert parts["codec"].config.hop * 75 == 24000 and 9e6 < parts["second"].num_parameters < 15e6

@@ -165,6 +165,9 @@ def test_again_only_what_is_missing_failed_or_changed(tts, quick, tmp_path, writ
     assert run_batch(tts, table, out, denoise=False)["skipped"] == 4 and not quick
     assert len(read_results(out)) == 4
     assert run_batch(tts, table, out, denoise=False, temperature=.1)["spoken"] == 4, "other options are another job"
+    assert run_batch(tts, table, out, denoise=False, voice=tts.voice("af_heart"))["spoken"] == 4
+    british = replace(tts.voice("af_heart"), accent="british")
+    assert run_batch(tts, table, out, denoise=False, voice=british)["spoken"] == 4, "another pronunciation"
 
 
 def test_rows_have_a_language_and_share_their_batches(tts, quick, tmp_path, write_table, read_results, caplog):

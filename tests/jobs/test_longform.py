@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 import soundfile
@@ -85,9 +86,9 @@ def test_the_journal_of_another_job(tts, quick, tmp_path):
     path, own = tmp_path / "a.wav", dict(text=BOOK, denoise=False, resume=True)
     with pytest.raises(KeyboardInterrupt):
         read_aloud(tts, path=path, seed=5, on_progress=interrupt_after(1), **own)
-    other_voice = Voice(tts.voice().embedding.flip(0))
+    other_voice, british = Voice(tts.voice().embedding.flip(0)), replace(tts.voice(), accent="british")
     changes = (dict(text=BOOK + " Yes."), dict(seed=6), dict(temperature=.123), dict(top_k=7), dict(denoise=True),
-               dict(voice=other_voice))
+               dict(voice=other_voice), dict(voice=british))
     for change in changes:
         with pytest.raises(OptionError, match="is from another job"):
             read_aloud(tts, path=path, **(own | change))

@@ -54,8 +54,8 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inputs():
-    "Ids and a speaker for the first stage."
-    ids = torch.randint(0, 2000, (1, 1, 20), generator=torch.Generator().manual_seed(0))
+    "Ids of nano's five input streams, and a speaker, for the first stage."
+    ids = torch.randint(0, 49, (1, 5, 20), generator=torch.Generator().manual_seed(0))
     return ids, torch.zeros(1, 256)
 
 
