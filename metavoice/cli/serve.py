@@ -14,12 +14,12 @@ from ..serve.config import ServerConfig
 # %% auto #0
 __all__ = ['SERVE_EPILOG', 'add_serve_parser', 'serve_command']
 
-# %% ../../nbs/cli/08_serve.ipynb #36d14756
+# %% ../../nbs/cli/08_serve.ipynb #94ab5f67
 SERVE_EPILOG = """examples:
   metavoice serve
   METAVOICE_API_KEYS=$(openssl rand -hex 24) metavoice serve --host 0.0.0.0 --port 8080
   curl http://127.0.0.1:8000/v1/audio/speech -H 'Content-Type: application/json' \\
-    -d '{"model": "nano", "input": "Hello.", "voice": "rms"}' -o hello.mp3
+    -d '{"model": "nano", "input": "Hello.", "voice": "af_heart"}' -o hello.mp3
 
 Each option can also be set as an environment variable: --max-text is METAVOICE_MAX_TEXT.
 The running server documents its API at http://127.0.0.1:8000/docs.

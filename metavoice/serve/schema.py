@@ -29,7 +29,7 @@ class VoiceReference(BaseModel):
     model_config = ConfigDict(extra='forbid')
     id: str = Field(max_length=100)
 
-# %% ../../nbs/serve/10_schema.ipynb #8878dd9b
+# %% ../../nbs/serve/10_schema.ipynb #4f59ef13
 class OpenAISpeechRequest(BaseModel):
     "The fields of OpenAI's request."
 
@@ -37,8 +37,8 @@ class OpenAISpeechRequest(BaseModel):
         extra='forbid',
         json_schema_extra=dict(
             examples=[
-                dict(model='nano', input='The old man walked to the river.', voice='rms', response_format='mp3'),
-                dict(model='nano', input='Where is the red book?', voice='slt', response_format='wav', seed=7),
+                dict(model='nano', input='The old man walked to the river.', voice='af_heart', response_format='mp3'),
+                dict(model='nano', input='Where is the red book?', voice='af_bella', response_format='wav', seed=7),
             ]
         ),
     )

@@ -167,6 +167,8 @@ def test_random_bundles(tmp_path):
         assert {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in trained.items()}
         assert all(torch.equal(v, same[k]) and v.isfinite().all() for k, v in first.items())
         assert not torch.equal(first["transformer.wpe.weight"], other["transformer.wpe.weight"])
+    assert a.defaults["piece_tokens"] == nano.defaults["piece_tokens"]
+    assert a.codec.entry_phones.unique().tolist() == [*range(len(a.codec.config.phones))]
     with safe_open(tmp_path / "a" / "first_stage.safetensors", "pt") as f:
         assert f.metadata()["random"] == "0"
     assert load_file(tmp_path / "a" / "first_stage.safetensors")["transformer.wpe.weight"].dtype == torch.bfloat16

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from metavoice.models.alignment import align_phones, cheapest_path, encode_said, state_phones
+from metavoice.models.alignment import (
+    align_phones,
+    cheapest_path,
+    code_context,
+    encode_said,
+    speech_streams,
+    state_phones,
+)
 from metavoice.models.nano_codec import NanoCodec, NanoCodecConfig
 from metavoice.text.phonemes import phone_states
 
@@ -62,3 +69,16 @@ def test_codes_follow_the_text():
     assert torch.equal(encode_said(codec, short, phone_states("tɪb" * 9)), codec.encode(short[None])[0])
     likeliest = codec.phone_log_probs(codec.encode_latent(samples[None]))[0].argmax(-1)
     assert torch.equal(codec.entry_phones[free[0]].long(), likeliest)
+
+
+def test_both_tokens_of_a_frame_have_its_context():
+    tokens, codec = "bɪt", NanoCodec(NanoCodecConfig(phones=NAMES, width=16, hidden=16))  # a token for each sign
+    codec.entry_phones.copy_(torch.arange(1024) % 4)
+    codes = torch.tensor([0, 1, 1, 2, 3, 3])  # the entries of pau, b, b, ɪ, t, t
+    context = code_context(codes, phone_states(tokens), len(tokens), codec)
+    assert context[:, 0].tolist() == [0, 1, 1, 2, 3, 3]
+    assert code_context(codes[:2], phone_states(tokens), len(tokens), codec) is None
+    ids = torch.arange(100, 104 + 2 * len(codes))  # the text, its end, and two codes a frame
+    streams = speech_streams(ids, context)
+    assert torch.equal(streams[0], ids) and streams[1, :4].tolist() == [1, 2, 3, 4] and not streams[2:, :4].any()
+    assert torch.equal(streams[1:, 4::2].T, context) and torch.equal(streams[1:, 5::2].T, context)

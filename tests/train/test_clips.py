@@ -144,7 +144,8 @@ def test_timed_words_are_counted_as_written_and_each_part_is_said(tmp_path, nano
     words = [[k * period + i * word, k * period + (i + 1) * word] for k in range(n) for i in range(count)]
     row = dict(audio="long.wav", text=" ".join([written] * n), words=words)
     (tmp_path / "train.jsonl").write_text(json.dumps(row))
-    report = check_data(tmp_path / "train.jsonl", None, nano.tokeniser, window)
+    small = ContextWindow(300, window.frame)  # tokens; for one of the sentences
+    report = check_data(tmp_path / "train.jsonl", None, nano.tokeniser, small)
     assert [clip.written for clip in report.train] == [written] * n, report
     assert {clip.text for clip in report.train} == {prepare_text(written, nano.tokeniser).text}
     assert all(len(clip.words) == count for clip in report.train)

@@ -14,7 +14,7 @@ from metavoice.core.errors import BundleError
 from metavoice.train.export import write_adapter, write_merged
 from metavoice.train.publish import merge_adapter
 
-PROBE = torch.tensor([[[2100, 2561, 5, 1030, 7]]])
+PROBE = torch.tensor([[[2100, 2200, 5, 1030, 7], [1, 2, 0, 0, 0], *[[0, 0, 3, 3, 4]] * 3]])  # text, speech; context
 SPEAKER = torch.nn.functional.normalize(torch.arange(256.0)[None], dim=-1)
 
 
