@@ -199,7 +199,8 @@ def test_nothing_clicks_where_chunks_meet(tts):
     steps = torch.cat(chunks).diff().abs()
     for at in torch.tensor([len(c) for c in chunks[:-1]]).cumsum(0):
         assert steps[at-1] <= steps[max(0, at-480):at+480].max()
-    assert steps.max() < .7
+    whole = tts.synthesise(text, seed=1, takes=1, denoise=False).samples
+    assert steps.max() < 1.3 * whole.diff().abs().max()
 
 
 def test_a_closed_stream_stops(tts):

@@ -223,6 +223,17 @@ def test_a_sentence_in_an_uploaded_voice(page, tmp_path):
     assert hosts == {"127.0.0.1"}, "the page fetches from elsewhere"
 
 
+def until_resting(find):
+    "Wait until a button rests that a new player above it moves; a click on a moving button is lost."
+
+    def resting():
+        before = find().rect
+        time.sleep(.5)
+        return find().rect == before
+
+    until(resting)
+
+
 @pytest.mark.slow
 def test_a_recorded_voice_and_stop(page):
     page.open()
@@ -244,6 +255,7 @@ def test_a_recorded_voice_and_stop(page):
     assert 3 < until(lambda: page.js("return document.querySelector('.mv-small audio').duration")) < 30
 
     page.write("The old man walked to the river. " * 30)
+    until_resting(lambda: page.find(".mv-main"))
     page.find(".mv-main").click()
     until(lambda: "generated" in page.find(".mv-doing").text)
     page.button("Stop").click()
@@ -354,12 +366,7 @@ def speak_in_preview(page):
     until(lambda: inside(".widget-toggle-button.mod-active").text == "my-voice")
     until(lambda: page.js("arguments[0].scrollIntoView()", inside(".mv-main")) or True)
 
-    def resting():
-        before = inside(".mv-main").rect
-        time.sleep(.5)
-        return inside(".mv-main").rect == before
-
-    until(resting)  # the player that appears above moves the button, and a click on a moving button is lost
+    until_resting(lambda: inside(".mv-main"))
     until(lambda: inside(".mv-main").click() or True)
     playing = ("const a = [...document.querySelectorAll('.mv')].pop().querySelector('.mv-column:nth-child(2) audio');"
                "return a && a.duration > .3 && a.currentTime > 0")
