@@ -17,6 +17,7 @@ from metavoice.models.speaker_encoder import SpeakerEncoder
 from metavoice.models.unet import UNetConfig
 from metavoice.text.phoneme_tokeniser import PhonemeTokeniser, read_tokeniser_json
 from metavoice.text.phonemes import CONSONANTS, PAUSE, VOWELS
+from metavoice.train.diffusion import SHALLOW_SAMPLING
 
 CODES = 64  # of a codebook
 PHONES = [PAUSE, *VOWELS, *CONSONANTS]
@@ -71,7 +72,7 @@ def write_tiny_bundle(folder, phonemes=False, mbd=False):
         voice_file = voice.save(folder.with_name("tiny.safetensors"))
         left_out = ("mbd", "takes", *["piece_tokens"] * phonemes)
         options = {k: v for k, v in nano.defaults.items() if k not in left_out}
-        options |= dict(mbd=dict(steps=4, start=299)) if mbd else {}
+        options |= dict(mbd=SHALLOW_SAMPLING) if mbd else {}
         voices = dict(tiny=(voice_file, "random", *["british"] * phonemes))
         parts = dict(tokeniser=tokeniser, first=first, second=second, codec=codec)
         parts |= dict(mbd=make_tiny_mbd(sizes["latent_dim"])) if mbd else {}

@@ -121,7 +121,7 @@ class DecodeRow:
     def cancelled(self) -> bool:
         return self.request.cancelled is not None and bool(self.request.cancelled())
 
-# %% ../../nbs/generate/02_decoding.ipynb #a7e32f0f
+# %% ../../nbs/generate/02_decoding.ipynb #bd539fb6
 class DecodeBatch:
     "The rows of a batch that share a cache."
 
@@ -135,7 +135,7 @@ class DecodeBatch:
         self.model, self.layout, self.options = model, layout, options
         self.weight = model.transformer.wpe.weight
         self.device, self.vocab = self.weight.device, model.config.vocab_sizes[0]
-        self.streams = len(model.config.vocab_sizes)  # 1: the model has no phone context
+        self.streams = model.config.streams  # 1: the model has no phone context
         self.max_new_tokens = options.max_new_tokens or model.config.block_size
         cache_rows = max_rows * options.branches
         repack(model, cache_rows)

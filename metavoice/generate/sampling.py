@@ -16,8 +16,8 @@ from .options import SamplingOptions
 
 # %% auto #0
 __all__ = ['apply_guidance', 'keep_top_k', 'sorted_top_p', 'top_p_probabilities', 'probabilities', 'uniform_noise',
-           'exponential_noise', 'exponential_race', 'sample', 'draw_tokens', 'make_generators', 'cfg_batch',
-           'cfg_context', 'combine_cfg', 'codebook_mask']
+           'exponential_noise', 'exponential_race', 'sample', 'draw_tokens', 'make_generators', 'stack_branches',
+           'cfg_batch', 'cfg_context', 'combine_cfg', 'codebook_mask']
 
 # %% ../../nbs/generate/01_sampling.ipynb #a1eb256a
 def apply_guidance(
@@ -193,7 +193,22 @@ def make_generators(
             raise OptionError(f"seed is {seed!r}; use a whole number from 0 to {2**32 - 1}, or None for a fresh one")
     return generators
 
-# %% ../../nbs/generate/01_sampling.ipynb #b42b5d9b
+# %% ../../nbs/generate/01_sampling.ipynb #5008b6f6
+def stack_branches(
+    whole: Tensor,  # (rows, …) input of the branch with speaker and text
+    no_speaker: Tensor,  # of the branch without speaker
+    no_text: Tensor,  # of the branch without text
+    options: SamplingOptions,
+) -> Tensor:  # (rows·branches, …)
+    "Return the input of the branches that guidance needs, those of a row together."
+    branches = [whole]
+    if options.guidance != 1:
+        branches.append(no_speaker)
+    if options.prompt_guidance not in (None, 1):
+        branches.append(no_text)
+    return torch.stack(branches, 1).flatten(0, 1)
+
+
 def cfg_batch(
     prompts: list[Tensor],  # (time,) token ids each
     speakers: Tensor,  # (rows, 256) speaker embeddings
@@ -202,12 +217,9 @@ def cfg_batch(
 ) -> tuple[Tensor, Tensor]:  # (rows·branches, time) ids padded on the right; (rows·branches, 256) speakers
     "Return prompts and speakers with the branches that guidance needs, those of a text together."
     ids = pad_sequence(list(prompts), batch_first=True, padding_value=layout.end_of_audio)
-    branches = [(ids, speakers)]
-    if options.guidance != 1:
-        branches.append((ids, torch.zeros_like(speakers)))
-    if options.prompt_guidance not in (None, 1):
-        branches.append((ids.masked_fill(ids >= layout.text_offset, layout.end_of_text), speakers))
-    return tuple(torch.stack(o, 1).flatten(0, 1) for o in zip(*branches))
+    no_text = ids.masked_fill(ids >= layout.text_offset, layout.end_of_text)
+    nobody = torch.zeros_like(speakers)
+    return stack_branches(ids, ids, no_text, options), stack_branches(speakers, nobody, speakers, options)
 
 
 def cfg_context(
@@ -215,10 +227,7 @@ def cfg_context(
     options: SamplingOptions,
 ) -> Tensor:  # (rows·branches, streams − 1)
     "Return the phone context of each branch, in the order of `cfg_batch`; a branch without text has none."
-    branches = [context] * (1 + (options.guidance != 1))
-    if options.prompt_guidance not in (None, 1):
-        branches.append(torch.zeros_like(context))
-    return torch.stack(branches, 1).flatten(0, 1)
+    return stack_branches(context, context, torch.zeros_like(context), options)
 
 
 def combine_cfg(

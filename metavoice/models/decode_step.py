@@ -97,7 +97,7 @@ def compile_decode_step(
     model.compiled = run
     return run
 
-# %% ../../nbs/models/03_decode_step.ipynb #7631bdd4
+# %% ../../nbs/models/03_decode_step.ipynb #d3639c85
 SINGLE_THREAD_LIMIT = 2**20  # rows times width² up to which a step runs on one thread
 
 
@@ -148,7 +148,7 @@ class DecodeStep:
         context: Tensor | None = None,  # (batch, streams − 1) ids of the other input streams; None: zeros
     ) -> Tensor:  # (batch, vocabulary) logits of the first head
         "Decode one more position of every row and advance the cache; raises `OptionError` if compilation fails."
-        added, streams = self.speakers, len(self.model.config.vocab_sizes)
+        added, streams = self.speakers, self.model.config.streams
         if streams > 1:
             context = ids.new_zeros(1, streams - 1) if context is None else context
             added = added + self.model.embed_context(context)

@@ -22,7 +22,7 @@ from .kv_cache import KVCache
 __all__ = ['SMALL_BATCH_ROWS', 'GPTConfig', 'RMSNorm', 'Linear', 'SwiGLU', 'MLP', 'SelfAttention', 'Block', 'GPT',
            'init_empty_weights', 'assign_state_dict', 'strip_compile_prefix', 'load_gpt']
 
-# %% ../../nbs/models/02_gpt.ipynb #c5786e69
+# %% ../../nbs/models/02_gpt.ipynb #0222a32c
 @dataclass
 class GPTConfig:
     "Shape of a `GPT`; the defaults are the released first stage."
@@ -67,6 +67,11 @@ class GPTConfig:
     def hidden(self) -> int:
         "Hidden width of a SwiGLU: 8/3 · `n_embd`, rounded up to a multiple of `swiglu_multiple_of`."
         return -(-int(8 * self.n_embd / 3) // self.swiglu_multiple_of) * self.swiglu_multiple_of
+
+    @property
+    def streams(self) -> int:
+        "Number of input streams."
+        return len(self.vocab_sizes)
 
     @property
     def heads(self) -> list:

@@ -157,7 +157,7 @@ def step_session(
         model.session = key, OnnxSession(StepGraph(model, tokens, model.quantise))
     return model.session[1]
 
-# %% ../../nbs/models/17_step_graph.ipynb #a16aacd5
+# %% ../../nbs/models/17_step_graph.ipynb #5cd6405a
 class GraphDecodeStep:
     "Decoding steps by a `StepGraph`, with the interface of `DecodeStep`."
 
@@ -193,7 +193,7 @@ class GraphDecodeStep:
             total=torch.zeros(1, dtype=torch.int32),
             speaker=speakers,
         )
-        streams = len(self.model.config.vocab_sizes)
+        streams = self.model.config.streams
         if streams > 1:
             buffers['context'] = torch.zeros(n, time, streams - 1, dtype=torch.int64)
         for name, buffer in buffers.items():

@@ -280,7 +280,7 @@ def draw_speakers(
     kept = self.recordings.speakers(batch, rng)
     return kept * (torch.rand(len(batch), 1, generator=rng) >= self.config.drop_speaker)
 
-# %% ../../nbs/train/24_finetune.ipynb #9364e103
+# %% ../../nbs/train/24_finetune.ipynb #102e477d
 @patch
 def generate_samples(self: Finetuner, model: GPT, step: int) -> list:  # file names in the run's folder
     "Speak the sample sentences with the current weights."
@@ -332,7 +332,7 @@ def evaluate_first_stage(
 @patch
 def train_first_stage(self: Finetuner) -> bool:  # whether it was trained to the end
     "Train the first stage."
-    c, layout, streams = self.config, self.bundle.layout, len(self.bundle.first.config.vocab_sizes)
+    c, layout, streams = self.config, self.bundle.layout, self.bundle.first.config.streams
     model = select_trainable(self.bundle.first, c, text_embeddings=self.tokeniser is not None).to(self.bundle.device)
     trainer, batches = self.begin_stage('first', model)
 

@@ -68,7 +68,7 @@ def embed_speakers(
         found[speaker] = torch.stack([*map(encoder.embed, joined), *(embeddings[i] for i in used)])
     return found
 
-# %% ../../nbs/train/22_recordings.ipynb #03627fe6
+# %% ../../nbs/train/22_recordings.ipynb #04f9107f
 @dataclass
 class Recordings:
     "Encoded recordings of a finetuning run."
@@ -102,8 +102,7 @@ def encode_recordings(
         TokenizedUtterance(clip.ids, codes, [], torch.empty(0), name, i)
         for i, (clip, (codes, _), name) in enumerate(zip(clips, encoded, names))
     ]
-    if encoder.tokeniser is not None:
-        add_phone_context(utterances, encoder.tokeniser, bundle.codec)
+    add_phone_context(utterances, encoder.tokeniser, bundle.codec)
     speakers = SpeakerEmbeddings(embed_speakers(clips, embeddings, names, len(train), encoder))
     return Recordings(utterances[: len(train)], utterances[len(train) :], clips, speakers, one_voice, encoder)
 

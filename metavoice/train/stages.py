@@ -27,7 +27,7 @@ from .optim import TrainingConfig
 # %% auto #0
 __all__ = ['start_stage', 'pretrain_first_stage', 'evaluate_first', 'pretrain_second_stage', 'predict_corpus_codes']
 
-# %% ../../nbs/train/28_stages.ipynb #98958eaa
+# %% ../../nbs/train/28_stages.ipynb #7f856244
 def start_stage(
     model: GPT,
     data: list,  # of `TokenizedUtterance`
@@ -71,7 +71,7 @@ def pretrain_first_stage(
 
     held_out, still = fitting(held_out), torch.Generator().manual_seed(0)
     trainer, batches = start_stage(model, fitting(data), out, config, batch_tokens, compile)
-    streams = len(model.config.vocab_sizes)
+    streams = model.config.streams
     collated = collate_first_stage(held_out, layout, still, corrupt=0.0, drop_text=0.0, streams=streams)
     validation = to_device(trainer.device, *collated, speakers(held_out))
 

@@ -60,8 +60,8 @@ def test_the_program_of_the_readme_equals_torch(exported):
     coarse = names["generate_codes"](example["ids"], speaker, rng, track)
     assert coarse.shape[0] == 2 and coarse.shape[1] > 2 and 0 <= coarse.min() and coarse.max() < tokens["codebook_size"]
     u = TokenizedUtterance(example["ids"], torch.from_numpy(coarse).short(), [], torch.empty(0), "", 0)
-    (u,), streams = add_phone_context([u], bundle.tokeniser, bundle.codec), bundle.first.config.vocab_sizes
-    ids = collate_first_stage([u], bundle.layout, torch.Generator(), corrupt=0, drop_text=0, streams=len(streams))[0]
+    (u,), streams = add_phone_context([u], bundle.tokeniser, bundle.codec), bundle.first.config.streams
+    ids = collate_first_stage([u], bundle.layout, torch.Generator(), corrupt=0, drop_text=0, streams=streams)[0]
     ids = ids[:, :, :min(200, len(u.text) + coarse.size)]
     start, logits = first_stage_logits(names, ids[0].numpy(), speaker)
     expected = bundle.first(ids, torch.from_numpy(speaker)[None])[0][0].numpy()[start - 1:]

@@ -95,7 +95,7 @@ def test_the_context_is_that_of_training(tts, monkeypatch, engine):
     tokens = tokens[tokens < bundle.layout.end_of_audio]
     codes = deinterleave(tokens, bundle.layout)
     u = TokenizedUtterance(segment.ids, codes.short(), [], torch.empty(0), "", 0)
-    (u,), streams = add_phone_context([u], bundle.tokeniser, bundle.codec), len(bundle.first.config.vocab_sizes)
+    (u,), streams = add_phone_context([u], bundle.tokeniser, bundle.codec), bundle.first.config.streams
     ids, _, _ = collate_first_stage([u], bundle.layout, None, corrupt=0, drop_text=0, streams=streams)
     n = len(segment.ids) + codes.numel()
     assert torch.equal(torch.cat(read, 2)[:, :, :n], ids[:, :, :n])

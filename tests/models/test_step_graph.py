@@ -45,7 +45,7 @@ class Pair:
         for cache in self.caches:
             cache.select([])
         self.steps = DecodeStep(model, self.caches[0]), GraphDecodeStep(model, self.caches[1], tokens)
-        self.speakers, self.tokens, self.streams = torch.zeros(0, 256), tokens or 300, len(model.config.vocab_sizes)
+        self.speakers, self.tokens, self.streams = torch.zeros(0, 256), tokens or 300, model.config.streams
 
     def both(self, run):
         a, b = (run(step, cache) for step, cache in zip(self.steps, self.caches))
