@@ -17,18 +17,18 @@ def pretrain_stages() -> tuple:
 
     return 'all', *PRETRAIN_STAGES
 
-# %% ../../nbs/cli/06_pretrain.ipynb #11ebd3f3
+# %% ../../nbs/cli/06_pretrain.ipynb #251bf75d
 PRETRAIN_EPILOG = """examples:
   metavoice pretrain --corpus shards --hours 40    # train nano from scratch on shards of a teacher's speech
   metavoice pretrain --hours 3                     # on speech of Flite (needs flite and wordnet-base)
-  metavoice pretrain --corpus a b --shares 3 1     # on two corpora; 3 of 4 seconds of the training are of a
+  metavoice pretrain --corpus a b --shares 3 1     # on two corpora; a has 3 of every 4 seconds
   metavoice pretrain --stage first --hours 5       # train one stage; the stages before it must be finished
   metavoice pretrain --start nano --hours 2        # continue the training of nano
   metavoice pretrain --size tiny --steps 4         # dry run of every stage
   metavoice synthesise "Hello." --model nano-run/bundle
 """
 
-# %% ../../nbs/cli/06_pretrain.ipynb #d86a8502
+# %% ../../nbs/cli/06_pretrain.ipynb #b973afe3
 def add_start_arguments(
     command,  # a parser
 ):
@@ -51,7 +51,7 @@ def add_start_arguments(
         nargs='+',
         type=bounded_number(0.001, 10_000),
         metavar='S',
-        help="how much of each corpus the codec hears (default: by their hours)",
+        help="share of each corpus in the training (default: by their hours)",
     )
     command.add_argument(
         '--start',

@@ -57,7 +57,7 @@ def job_key(
     how = repr(replace(options, voice=None, seed=None))
     return content_key(model_key(bundle), __version__, how, *voices.values(), *parts)
 
-# %% ../../nbs/jobs/00_longform.ipynb #362de77b
+# %% ../../nbs/jobs/00_longform.ipynb #f9c57643
 class Journal:
     "The finished parts of a long text, in a folder beside its output; raises `OptionError` for an unreadable one."
 
@@ -106,6 +106,7 @@ class Journal:
     ):
         "Write an entry; raises `OutputError`."
         from safetensors.torch import save
+
         path = self._path(kind, number)
         try:
             with atomic_write(path) as t:
@@ -123,6 +124,7 @@ class Journal:
         "Return an entry, None if there is none; raises `OptionError`."
         from safetensors import SafetensorError
         from safetensors.torch import load
+
         try:
             return load(self._path(kind, number).read_bytes())
         except FileNotFoundError:
@@ -209,7 +211,7 @@ class BookWriter:
         self.length += len(samples)
         self.write(samples)
 
-# %% ../../nbs/jobs/00_longform.ipynb #ff35ecbb
+# %% ../../nbs/jobs/00_longform.ipynb #0c20be2a
 @contextmanager
 def journalled_output(
     journal: Journal,
@@ -253,7 +255,7 @@ def read_aloud(
     with output as temporary, open_sound_file(temporary, assembler.sample_rate, path) as write:
         writer = BookWriter(segments, assembler, write, journal, on_progress)
         finished = writer.restore()
-        rest = segments[writer.resumed-len(finished):]
+        rest = segments[writer.resumed - len(finished) :]
         with closing(render(rest, options, source, assembler=assembler, finished=finished, **watching)) as parts:
             for part in parts:
                 writer.add(part)

@@ -19,9 +19,10 @@ from .codec import check_codes
 # %% auto #0
 __all__ = ['ResidualQuantiser', 'NanoCodecConfig', 'ConvNeXtBlock', 'pulse_train', 'framed_stft', 'NanoCodec']
 
-# %% ../../nbs/models/07_nano_codec.ipynb #652f20fe
+# %% ../../nbs/models/07_nano_codec.ipynb #e79608f2
 class ResidualQuantiser(nn.Module):
     "A stack of codebooks; each quantises the residual of the previous ones."
+
     unpooled_levels = 2  # codebooks before the residual is averaged over the window
 
     def __init__(
@@ -43,7 +44,7 @@ class ResidualQuantiser(nn.Module):
         "Return the input of a codebook: the residual, which is averaged over the window before the third codebook."
         if level != self.unpooled_levels or not self.window:
             return residual
-        pooled = F.avg_pool1d(residual.transpose(1, 2), self.window, 1, self.window//2, count_include_pad=False)
+        pooled = F.avg_pool1d(residual.transpose(1, 2), self.window, 1, self.window // 2, count_include_pad=False)
         return pooled.transpose(1, 2)
 
     def nearest(
@@ -54,7 +55,7 @@ class ResidualQuantiser(nn.Module):
     ) -> Tensor:  # (n,)
         "Return the index of the nearest entry of a codebook for each vector."
         c = self.codebooks[level]
-        distance = c.square().sum(1) - 2*x@c.T
+        distance = c.square().sum(1) - 2 * x @ c.T
         return (distance if allowed is None else distance.masked_fill(~allowed, torch.inf)).argmin(1)
 
     def encode(
@@ -80,13 +81,14 @@ class ResidualQuantiser(nn.Module):
         entries = (F.embedding(codes[:, level], self.codebooks[level]) for level in range(codes.shape[1]))
         return sum(entries).transpose(1, 2)
 
-# %% ../../nbs/models/07_nano_codec.ipynb #97657e01
+# %% ../../nbs/models/07_nano_codec.ipynb #a00a84ac
 @dataclass
 class NanoCodecConfig:
     "Shape of a `NanoCodec`."
+
     sample_rate: int = 24_000
     n_fft: int = 1280  # samples in a window of the analysis
-    hop: int = 640  # samples per frame: 37.5 frames a second
+    hop: int = 640  # samples per frame; nano has 960, which is 25 frames a second
     analysis_hop: int | None = None  # samples from mel frame to mel frame; half a frame of the codec if None
     n_mels: int = 100
     width: int = 256  # channels of a block
@@ -103,21 +105,21 @@ class NanoCodecConfig:
     phones: list | None = None  # names of phones, if each entry of the first codebook belongs to one
 
     def __post_init__(self):
-        for name, part in dict(analysis=self.analysis_hop or self.hop//2, synthesis=self.synthesis_hop).items():
-            if part < 1 or self.hop % (2*part):
+        for name, part in dict(analysis=self.analysis_hop or self.hop // 2, synthesis=self.synthesis_hop).items():
+            if part < 1 or self.hop % (2 * part):
                 raise BundleError(f"hop is {self.hop}; half of it must be a multiple of the {name}'s hop, {part}")
 
     @property
     def synthesis_hop(self) -> int:
         "Samples per filter."
-        return self.hop//(2*self.finest_split if self.finest_blocks else 2)
+        return self.hop // (2 * self.finest_split if self.finest_blocks else 2)
 
     @property
     def joined_mels(self) -> int:
         "Mel frames that the encoder joins into its first frame, half a frame of the codec."
-        return self.hop//2//self.analysis_hop if self.analysis_hop else 1
+        return self.hop // 2 // self.analysis_hop if self.analysis_hop else 1
 
-# %% ../../nbs/models/07_nano_codec.ipynb #73f4d913
+# %% ../../nbs/models/07_nano_codec.ipynb #014c2471
 class ConvNeXtBlock(nn.Module):
     "A depthwise convolution over time and a feed-forward network, with a residual connection."
 
@@ -128,17 +130,17 @@ class ConvNeXtBlock(nn.Module):
         scale: float,  # initial scale of the residual branch
     ):
         super().__init__()
-        self.kernel = nn.Parameter(nn.init.normal_(torch.empty(7, width), std=7**-.5))
+        self.kernel = nn.Parameter(nn.init.normal_(torch.empty(7, width), std=7**-0.5))
         self.norm = nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.scale = nn.Parameter(torch.full((width,), scale))
 
     def forward(self, x):  # (batch, frames, width), as the result
         padded, frames = F.pad(x, (0, 0, 3, 3)), x.shape[1]
-        y = sum(k*padded[:, i:i+frames] for i, k in enumerate(self.kernel))
-        return x + self.scale*self.down(F.gelu(self.up(self.norm(y))))
+        y = sum(k * padded[:, i : i + frames] for i, k in enumerate(self.kernel))
+        return x + self.scale * self.down(F.gelu(self.up(self.norm(y))))
 
-# %% ../../nbs/models/07_nano_codec.ipynb #b5a39613
+# %% ../../nbs/models/07_nano_codec.ipynb #4b98abd2
 def overlap_add(
     frames: Tensor,  # (batch, n_fft, frames)
     hop: int,  # samples from frame to frame
@@ -146,18 +148,18 @@ def overlap_add(
     "Window frames (Hann), add them with each centred over its hop, and divide by the sum of the squared windows."
     n_fft, count = frames.shape[1:]
     window = torch.hann_window(n_fft, device=frames.device, dtype=frames.dtype)
-    parts, rest = -(-n_fft//hop), -n_fft % hop  # of a window, each as long as a hop
-    windowed = F.pad(frames.mT*window, (0, rest)).unflatten(2, (parts, hop))
+    parts, rest = -(-n_fft // hop), -n_fft % hop  # of a window, each as long as a hop
+    windowed = F.pad(frames.mT * window, (0, rest)).unflatten(2, (parts, hop))
     square = F.pad(window.square(), (0, rest)).view(parts, hop)
-    total = frames.new_zeros(len(frames), count+parts-1, hop)
-    weight = frames.new_zeros(count+parts-1, hop)
+    total = frames.new_zeros(len(frames), count + parts - 1, hop)
+    weight = frames.new_zeros(count + parts - 1, hop)
     for i in range(parts):
-        total[:, i:i+count] += windowed[:, :, i]
-        weight[i:i+count] += square[i]
-    left = (n_fft-hop)//2
-    return (total/weight.clamp(min=1e-3)).flatten(1)[:, left:left+count*hop]
+        total[:, i : i + count] += windowed[:, :, i]
+        weight[i : i + count] += square[i]
+    left = (n_fft - hop) // 2
+    return (total / weight.clamp(min=1e-3)).flatten(1)[:, left : left + count * hop]
 
-# %% ../../nbs/models/07_nano_codec.ipynb #33913d94
+# %% ../../nbs/models/07_nano_codec.ipynb #ecd3ff38
 def pulse_train(
     pitch: Tensor,  # (batch, frames), log2 of Hz, in the middle of each frame; clamped to 50–500 Hz
     hop: int,  # samples per frame
@@ -167,25 +169,25 @@ def pulse_train(
     "Return one band-limited pulse per period: all harmonics of the pitch, in phase."
     frequency = F.interpolate(pitch[:, None].float(), scale_factor=hop, mode='linear')[:, 0].exp2().clamp(50, 500)
     exact = torch.float32 if pitch.device.type == 'mps' else torch.float64  # to count the periods of a minute
-    cycles = (frequency.to(exact)/sample_rate).unflatten(1, (-1, hop)).cumsum(2)
+    cycles = (frequency.to(exact) / sample_rate).unflatten(1, (-1, hop)).cumsum(2)
     before = F.pad((cycles[..., -1] % 1).cumsum(1)[:, :-1], (1, 0))
     phase = (cycles + before[..., None]).flatten(1) + (0 if begin is None else begin)
     phase = (phase - phase.round()).to(frequency)  # between −½ and ½, and exact near the pulses
-    harmonics = (.48*sample_rate/frequency).floor()
-    sine, odd = (torch.pi*phase).sin(), ((2*harmonics+1)*torch.pi*phase).sin()
+    harmonics = (0.48 * sample_rate / frequency).floor()
+    sine, odd = (torch.pi * phase).sin(), ((2 * harmonics + 1) * torch.pi * phase).sin()
     at_pulse = sine.abs() < 1e-4
-    kernel = torch.where(at_pulse, 2*harmonics+1, odd/torch.where(at_pulse, 1., sine))
-    return (kernel-1)/2*(2/harmonics).sqrt()
+    kernel = torch.where(at_pulse, 2 * harmonics + 1, odd / torch.where(at_pulse, 1.0, sine))
+    return (kernel - 1) / 2 * (2 / harmonics).sqrt()
 
-# %% ../../nbs/models/07_nano_codec.ipynb #7cb83d7f
+# %% ../../nbs/models/07_nano_codec.ipynb #0d8743d5
 def minimum_phase(
     magnitude: Tensor,  # (…, n_fft//2+1), natural logarithms of magnitudes
 ) -> Tensor:  # (…, n_fft//2+1), radians
     "Return the phase of the minimum-phase filter with these magnitudes (Oppenheim and Schafer, the cepstrum)."
-    n = 2*(magnitude.shape[-1]-1)
+    n = 2 * (magnitude.shape[-1] - 1)
     fold = torch.ones(n, device=magnitude.device)
-    fold[0], fold[n//2], fold[n//2+1:] = 0, 0, -1
-    return torch.fft.rfft(torch.fft.irfft(magnitude.to(torch.complex64), n)*fold).imag
+    fold[0], fold[n // 2], fold[n // 2 + 1 :] = 0, 0, -1
+    return torch.fft.rfft(torch.fft.irfft(magnitude.to(torch.complex64), n) * fold).imag
 
 
 def minimum_phase_filter(
@@ -193,20 +195,20 @@ def minimum_phase_filter(
 ) -> Tensor:  # (…, n_fft//2+1), complex
     "Return the minimum-phase filter with these magnitudes; a third faster than with `torch.polar`."
     gain, phase = magnitude.exp(), minimum_phase(magnitude)
-    return torch.complex(gain*phase.cos(), gain*phase.sin())
+    return torch.complex(gain * phase.cos(), gain * phase.sin())
 
-# %% ../../nbs/models/07_nano_codec.ipynb #e7a5939d
+# %% ../../nbs/models/07_nano_codec.ipynb #da59f29a
 def framed_stft(
     x: Tensor,  # (batch, time), time a multiple of hop
     n_fft: int,  # samples in a window
     hop: int,  # samples from frame to frame
 ) -> Tensor:  # (batch, n_fft//2+1, frames), complex; white noise of variance 1 has power 1 in every bin
     "Return the spectra of Hann-windowed frames, each centred over its hop; `overlap_add` resynthesises them."
-    left = (n_fft-hop)//2
-    window = torch.hann_window(n_fft, device=x.device)/(.375*n_fft)**.5
-    return torch.fft.rfft(F.pad(x, (left, n_fft-hop-left)).unfold(1, n_fft, hop)*window).transpose(1, 2)
+    left = (n_fft - hop) // 2
+    window = torch.hann_window(n_fft, device=x.device) / (0.375 * n_fft) ** 0.5
+    return torch.fft.rfft(F.pad(x, (left, n_fft - hop - left)).unfold(1, n_fft, hop) * window).transpose(1, 2)
 
-# %% ../../nbs/models/07_nano_codec.ipynb #b7452075
+# %% ../../nbs/models/07_nano_codec.ipynb #69504f3d
 class NanoCodec(nn.Module):
     "A codec on mel frames with a source–filter decoder; implements `Codec`."
 
@@ -218,29 +220,29 @@ class NanoCodec(nn.Module):
         self.config = c = config or NanoCodecConfig()
 
         def blocks(n, total):
-            return nn.Sequential(*[ConvNeXtBlock(c.width, c.hidden, 1/total) for _ in range(n)])
+            return nn.Sequential(*[ConvNeXtBlock(c.width, c.hidden, 1 / total) for _ in range(n)])
 
-        half = c.encoder_blocks//2
-        self.mel_in = nn.Linear(c.n_mels*c.joined_mels, c.width)
-        self.encoder_fast, self.fold = blocks(half, c.encoder_blocks), nn.Linear(2*c.width, c.width)
-        self.encoder_slow = blocks(c.encoder_blocks-half, c.encoder_blocks)
+        half = c.encoder_blocks // 2
+        self.mel_in = nn.Linear(c.n_mels * c.joined_mels, c.width)
+        self.encoder_fast, self.fold = blocks(half, c.encoder_blocks), nn.Linear(2 * c.width, c.width)
+        self.encoder_slow = blocks(c.encoder_blocks - half, c.encoder_blocks)
         self.to_latent = nn.Linear(c.width, c.latent_dim)
         self.quantiser = ResidualQuantiser(c.n_codebooks, c.codebook_size, c.latent_dim, c.window)
         entries = torch.zeros(c.codebook_size, dtype=torch.int16) if c.phones else None
         self.register_buffer('entry_phones', entries)  # index among the phones of each entry of the first codebook
         self.phone_head = nn.Linear(c.latent_dim, len(c.phones)) if c.phones else None
-        half = c.decoder_blocks//2
+        half = c.decoder_blocks // 2
         self.from_latent, self.decoder_slow = nn.Linear(c.latent_dim, c.width), blocks(half, c.decoder_blocks)
-        self.unfold = nn.Linear(c.width, 2*c.width)
-        self.decoder_fast = blocks(c.decoder_blocks-half, c.decoder_blocks)
+        self.unfold = nn.Linear(c.width, 2 * c.width)
+        self.decoder_fast = blocks(c.decoder_blocks - half, c.decoder_blocks)
         self.finest = nn.Identity()
         if c.finest_blocks:
             parts, flat = (c.finest_split, c.width), nn.Flatten(1, 2)
-            split = nn.Linear(c.width, c.finest_split*c.width), nn.Unflatten(2, parts), flat
+            split = nn.Linear(c.width, c.finest_split * c.width), nn.Unflatten(2, parts), flat
             self.finest = nn.Sequential(*split, *blocks(c.finest_blocks, c.decoder_blocks))
         self.norm = nn.LayerNorm(c.width)
-        self.filters, self.pitch = nn.Linear(c.width, self.synthesis_window+2), nn.Linear(c.width, 1)
-        nn.init.constant_(self.pitch.bias, 7.)  # 128 Hz
+        self.filters, self.pitch = nn.Linear(c.width, self.synthesis_window + 2), nn.Linear(c.width, 1)
+        nn.init.constant_(self.pitch.bias, 7.0)  # 128 Hz
         self.session = None  # runs `predict_filters` in place of PyTorch, see `models.part_graphs`
 
     @property
@@ -259,7 +261,7 @@ class NanoCodec(nn.Module):
     @property
     def synthesis_window(self) -> int:
         "Samples in a window of the synthesis."
-        return self.config.synthesis_window or self.config.n_fft*self.synthesis_hop//(self.hop//2)
+        return self.config.synthesis_window or self.config.n_fft * self.synthesis_hop // (self.hop // 2)
 
     @property
     def decoder_stages(self) -> list[tuple[nn.Linear, nn.Sequential]]:
@@ -288,11 +290,11 @@ class NanoCodec(nn.Module):
         "Return the latent of samples, before quantisation."
         c = self.config
         samples = F.pad(samples, (0, -samples.shape[-1] % c.hop))
-        hop = c.analysis_hop or c.hop//2
-        mel = log_mel(samples, c.sample_rate, c.n_fft, hop, c.n_mels, centre=False).clamp(min=-7)/3 + 1
+        hop = c.analysis_hop or c.hop // 2
+        mel = log_mel(samples, c.sample_rate, c.n_fft, hop, c.n_mels, centre=False).clamp(min=-7) / 3 + 1
         x = mel.transpose(1, 2).reshape(len(samples), -1, self.mel_in.in_features)
         x = self.encoder_fast(self.mel_in(x))
-        x = self.fold(x.reshape(len(samples), -1, 2*c.width))
+        x = self.fold(x.reshape(len(samples), -1, 2 * c.width))
         return self.to_latent(self.encoder_slow(x)).float().transpose(1, 2)
 
     def predict_filters(
@@ -327,7 +329,7 @@ class NanoCodec(nn.Module):
             noise = torch.randn(1 if generator else len(pulses), pulses.shape[1], generator=generator).to(pulses)
             pulses, noise = (framed_stft(x, window, hop) for x in (pulses, noise))
         pulses, noise, voice, breath = (x.mT for x in (pulses, noise, voice, breath))  # the bins of a frame together
-        spectrum = pulses*minimum_phase_filter(voice) + noise*breath.exp()
+        spectrum = pulses * minimum_phase_filter(voice) + noise * breath.exp()
         return overlap_add(torch.fft.irfft(spectrum, window).mT, hop)
 
     def synthesise(

@@ -96,7 +96,7 @@ def _spread_pairs(
             used[voice] = used.get(voice, 0) + 1
     return chosen
 
-# %% ../../nbs/train/04_teacher.ipynb #d728f6b9
+# %% ../../nbs/train/04_teacher.ipynb #94e06797
 def make_blends(
     seed: int = 23,
 ) -> list[TeacherSpeaker]:
@@ -113,7 +113,7 @@ def make_blends(
         pairs += _spread_pairs(found, n)
     for a, b in pairs:
         weight = rng.choice((0.4, 0.45, 0.5, 0.5, 0.55, 0.6))
-        if (a in SHIPPED_VOICES) != (b in SHIPPED_VOICES):  # no blend sounds like a shipped voice
+        if (a in SHIPPED_VOICES) != (b in SHIPPED_VOICES):  # a shipped voice is at most half of a blend
             weight = min(weight, 1 - weight) if a in SHIPPED_VOICES else max(weight, 1 - weight)
         speed = rng.choice((0.85, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.15))
         blends.append(TeacherSpeaker(((a, round(weight, 2)), (b, round(1 - weight, 2))), speed))
