@@ -21,7 +21,7 @@ from metavoice.train.diffusion import SHALLOW_SAMPLING
 
 CODES = 64  # of a codebook
 PHONES = [PAUSE, *VOWELS, *CONSONANTS]
-SIGNS = f"{VOWELS}{CONSONANTS}ˈˌː ,.?!;:"
+SYMBOLS = f"{VOWELS}{CONSONANTS}ˈˌː ,.?!;:"
 RATE, HOP = 8000, 1600  # Hz; samples in a frame: five frames a second
 
 
@@ -47,7 +47,7 @@ def write_tiny_bundle(folder, phonemes=False, mbd=False):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         nano = load_bundle("nano", device="cpu")
-        tokeniser = PhonemeTokeniser.train([SIGNS]) if phonemes else read_letters()
+        tokeniser = PhonemeTokeniser.train([SYMBOLS]) if phonemes else read_letters()
         layout = TokenLayout(CODES, len(tokeniser.mergeable_ranks))
         shape = dict(n_layer=1, n_head=2, n_embd=16, block_size=1024, swiglu_multiple_of=16)
         sizes = dict(vocab_sizes=[layout.first_vocab])

@@ -14,7 +14,7 @@ from ..text.g2p import G2PConfig, GraphemeToPhoneme
 # %% auto #0
 __all__ = ['G2PBlock', 'G2PNetwork', 'to_numpy']
 
-# %% ../../nbs/models/22_g2p_network.ipynb #2a32afe5
+# %% ../../nbs/models/22_g2p_network.ipynb #1b62aa00
 class G2PBlock(nn.Module):
     "RMSNorm, a depthwise convolution over letters and a feed-forward network, with a residual connection."
 
@@ -36,7 +36,7 @@ class G2PBlock(nn.Module):
 
 
 class G2PNetwork(nn.Module):
-    "Letters of words to logits of signs; slot 0 of the classes is CTC's blank."
+    "Letters of words to logits of symbols; slot 0 of the classes is CTC's blank."
 
     def __init__(self, config: G2PConfig):
         super().__init__()
@@ -45,14 +45,14 @@ class G2PNetwork(nn.Module):
         self.accents = nn.Embedding(len(config.accents), config.width)
         self.blocks = nn.ModuleList(G2PBlock(config) for _ in range(config.blocks))
         self.gain = nn.Parameter(torch.ones(config.width))
-        self.head = nn.Linear(config.width, config.slots * (len(config.signs) + 1))
+        self.head = nn.Linear(config.width, config.slots * (len(config.symbols) + 1))
 
     def forward(
         self,
         letters: Tensor,  # (batch, letters) ids, 0 for padding
         lengths: Tensor,  # (batch,) letters of each word
         accents: Tensor,  # (batch,) index among the accents
-    ) -> Tensor:  # (batch, slots·letters, signs + 1) logits
+    ) -> Tensor:  # (batch, slots·letters, symbols + 1) logits
         mask = (torch.arange(letters.shape[1]) < lengths[:, None])[..., None].to(self.gain)
         x = self.letters(letters) + self.accents(accents)[:, None]
         for block in self.blocks:

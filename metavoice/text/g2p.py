@@ -19,19 +19,19 @@ from .phonemes import CONSONANTS, LENGTH_MARKS, STRESS_MARKS, VOWELS
 # %% auto #0
 __all__ = ['G2PConfig', 'GraphemeToPhoneme', 'tidy_stress', 'save_g2p', 'load_g2p', 'default_g2p']
 
-# %% ../../nbs/text/15_g2p.ipynb #f5e434a8
+# %% ../../nbs/text/15_g2p.ipynb #0f90cfd3
 @dataclass(frozen=True)
 class G2PConfig:
     "Shape of a grapheme-to-phoneme network."
 
     letters: str = "abcdefghijklmnopqrstuvwxyz'-"
-    signs: str = VOWELS + CONSONANTS + STRESS_MARKS + LENGTH_MARKS[0]
+    symbols: str = VOWELS + CONSONANTS + STRESS_MARKS + LENGTH_MARKS[0]
     accents: tuple = ('american', 'british')
     width: int = 96  # numbers of a letter
     hidden: int = 208  # of the feed-forward network
     blocks: int = 5
     kernel: int = 7  # letters
-    slots: int = 2  # signs of a letter, at most
+    slots: int = 2  # symbols of a letter, at most
 
 
 def _rms_norm(x, gain):
@@ -58,7 +58,7 @@ class GraphemeToPhoneme:
         self,
         word: str,
         accent: str,
-    ) -> np.ndarray:  # (slots·letters, signs + 1); class 0 is the blank
+    ) -> np.ndarray:  # (slots·letters, symbols + 1); class 0 is the blank
         "Return the logits of each slot; letters outside the alphabet are left out."
         c, t = self.config, self.tensors
         ids = [c.letters.index(letter) + 1 for letter in word.lower() if letter in c.letters]
@@ -71,7 +71,7 @@ class GraphemeToPhoneme:
             y = sum(row * padded[i : i + len(x)] for i, row in enumerate(kernel)) @ up.T + bias
             x = x + (y / (1 + np.exp(-y))) @ down.T
         x = _rms_norm(x, t['gain']) @ t['head.weight'].T + t['head.bias']
-        return x.reshape(len(ids) * c.slots, len(c.signs) + 1)
+        return x.reshape(len(ids) * c.slots, len(c.symbols) + 1)
 
     def __call__(
         self,
@@ -87,30 +87,30 @@ class GraphemeToPhoneme:
             return ''
         classes = logits.argmax(-1)
         kept = [k for k, before in zip(classes, [0, *classes]) if k and k != before]
-        return tidy_stress(''.join(self.config.signs[k - 1] for k in kept))
+        return tidy_stress(''.join(self.config.symbols[k - 1] for k in kept))
 
 
 def tidy_stress(
     phonemes: str,  # of a word
 ) -> str:
     "Return phonemes with stress marks before vowels only, exactly one of them primary if there is a vowel."
-    signs, mark = [], ''
-    for sign in phonemes:
-        if sign in STRESS_MARKS:
-            mark = sign
+    symbols, mark = [], ''
+    for symbol in phonemes:
+        if symbol in STRESS_MARKS:
+            mark = symbol
             continue
-        signs.append(mark + sign if sign in VOWELS else sign)
-        mark = '' if sign in VOWELS else mark
+        symbols.append(mark + symbol if symbol in VOWELS else symbol)
+        mark = '' if symbol in VOWELS else mark
     primary, secondary = STRESS_MARKS
-    first = [i for i, sign in enumerate(signs) if sign[0] == primary] or [
-        i for wanted in (secondary, VOWELS) for i, sign in enumerate(signs) if sign[0] in wanted
+    first = [i for i, symbol in enumerate(symbols) if symbol[0] == primary] or [
+        i for wanted in (secondary, VOWELS) for i, symbol in enumerate(symbols) if symbol[0] in wanted
     ]
-    for i, sign in enumerate(signs):
+    for i, symbol in enumerate(symbols):
         if i in first[:1]:
-            signs[i] = primary + sign[-1]
-        elif sign[0] == primary:
-            signs[i] = secondary + sign[-1]
-    return ''.join(signs)
+            symbols[i] = primary + symbol[-1]
+        elif symbol[0] == primary:
+            symbols[i] = secondary + symbol[-1]
+    return ''.join(symbols)
 
 # %% ../../nbs/text/15_g2p.ipynb #6e880e58
 def save_g2p(

@@ -19,14 +19,14 @@ PAUSE_MARKS = ';:,.!?—…"()“”'
 PAUSE = 'pau'  # name of a pause among the phones
 PHONES = (PAUSE, *VOWELS, *CONSONANTS)  # names of all phones
 
-# %% ../../nbs/text/14_phonemes.ipynb #67e66c35
+# %% ../../nbs/text/14_phonemes.ipynb #7009d513
 @dataclass(frozen=True)
 class PhoneState:
-    "A phone of a text, and the signs that describe it."
+    "A phone of a text, and the symbols that describe it."
 
-    name: str  # one sign, or `pau` for a pause
-    start: int  # its first sign in the text's phonemes
-    end: int  # after its last sign; equal to `start` for a pause at an end without punctuation
+    name: str  # one symbol, or `pau` for a pause
+    start: int  # its first symbol in the text's phonemes
+    end: int  # after its last symbol; equal to `start` for a pause at an end without punctuation
 
     @property
     def optional(self) -> bool:
@@ -39,15 +39,15 @@ def phone_states(
 ) -> list[PhoneState]:  # alternating with no two pauses in a row; the first and the last are pauses
     "Return the phones of a text in the order in which they are spoken."
     spans, stressed = [[PAUSE, 0, 0]], None  # stressed: where the stress mark of the next phone stands
-    for i, sign in enumerate(phonemes):
-        if sign in STRESS_MARKS:
+    for i, symbol in enumerate(phonemes):
+        if symbol in STRESS_MARKS:
             stressed = i if stressed is None else stressed
-        elif sign in LENGTH_MARKS or (sign in PAUSE_MARKS and spans[-1][0] == PAUSE):
+        elif symbol in LENGTH_MARKS or (symbol in PAUSE_MARKS and spans[-1][0] == PAUSE):
             spans[-1][2] = i + 1
-        elif sign in PAUSE_MARKS:
+        elif symbol in PAUSE_MARKS:
             spans.append([PAUSE, i, i + 1])
-        elif not sign.isspace():
-            spans.append([sign, i if stressed is None else stressed, i + 1])
+        elif not symbol.isspace():
+            spans.append([symbol, i if stressed is None else stressed, i + 1])
             stressed = None
     if spans[-1][0] != PAUSE:
         spans.append([PAUSE, len(phonemes), len(phonemes)])

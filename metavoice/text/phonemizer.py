@@ -43,8 +43,8 @@ def check_accent(accent: str) -> str:
         raise OptionError(f"accent is {accent!r}; use {' or '.join(ACCENTS)}")
     return accent
 
-# %% ../../nbs/text/16_phonemizer.ipynb #833f4b3a
-SIGNS = frozenset(VOWELS + CONSONANTS + STRESS_MARKS + LENGTH_MARKS[0] + PAUSE_MARKS + ' ')
+# %% ../../nbs/text/16_phonemizer.ipynb #72f91375
+SYMBOLS = frozenset(VOWELS + CONSONANTS + STRESS_MARKS + LENGTH_MARKS[0] + PAUSE_MARKS + ' ')
 
 _REPLACEMENTS = dict(zip('ɾʔrgʀyeoxɫʍɚɝ', 'T t ɹ ɡ ɹ i ɛ O k l w əɹ ɜɹ'.split()))
 
@@ -56,11 +56,11 @@ def tidy_spaces(phonemes: str) -> str:
 
 def tidy_phonemes(
     phonemes: str,
-) -> str:  # signs of `SIGNS`, single spaces
-    "Replace or remove the signs outside the alphabet."
-    if not SIGNS.issuperset(phonemes):
+) -> str:  # symbols of `SYMBOLS`, single spaces
+    "Replace or remove the symbols outside the alphabet."
+    if not SYMBOLS.issuperset(phonemes):
         phonemes = re.sub(r'\([a-z-]{2,7}\)', '', phonemes)
-        phonemes = ''.join(sign if sign in SIGNS else _REPLACEMENTS.get(sign, '') for sign in phonemes)
+        phonemes = ''.join(symbol if symbol in SYMBOLS else _REPLACEMENTS.get(symbol, '') for symbol in phonemes)
     return tidy_spaces(phonemes)
 
 # %% ../../nbs/text/16_phonemizer.ipynb #4bc6db68

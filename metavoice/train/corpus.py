@@ -35,7 +35,7 @@ from metavoice.train.sentences import (
 )
 
 # %% auto #0
-__all__ = ['ARPABET_SIGNS', 'TRAINING_RMS', 'FliteSpeaker', 'run_flite', 'render_flite', 'WordAligner', 'Utterance',
+__all__ = ['ARPABET_SYMBOLS', 'TRAINING_RMS', 'FliteSpeaker', 'run_flite', 'render_flite', 'WordAligner', 'Utterance',
            'normalise_rms', 'write_corpus', 'write_demo_corpus', 'render_corpus', 'CorpusPlan', 'plan_corpus']
 
 # %% ../../nbs/train/03_corpus.ipynb #8279be1e
@@ -140,8 +140,8 @@ def render_flite(
         phones.append((phone, round(float(end) * rate / played, 4)))
     return resample(torch.from_numpy(samples), played, sample_rate), phones
 
-# %% ../../nbs/train/03_corpus.ipynb #6e17d4fb
-ARPABET_SIGNS = dict(
+# %% ../../nbs/train/03_corpus.ipynb #11bb6baf
+ARPABET_SYMBOLS = dict(
     aa='ɑ', ae='æ', ah='ʌ', ao='ɔ', aw='W', ax='ə', ay='I', b='b', ch='ʧ', d='d', dh='ð', eh='ɛ', er='əɹ', ey='A',
     f='f', g='ɡ', hh='h', ih='ɪ', iy='i', jh='ʤ', k='k', l='l', m='m', n='n', ng='ŋ', ow='O', oy='Y', p='p', r='ɹ',
     s='s', sh='ʃ', t='t', th='θ', uh='ʊ', uw='u', v='v', w='w', y='j', z='z', zh='ʒ',
@@ -190,11 +190,11 @@ class WordAligner:
             if mark:  # the pause before the word
                 times.append([PAUSE, group[0][1]])
             for phone, start, end in group:
-                signs = ARPABET_SIGNS[phone]
-                times += [[sign, start + (n + 1) * (end - start) / len(signs)] for n, sign in enumerate(signs)]
+                symbols = ARPABET_SYMBOLS[phone]
+                times += [[symbol, start + (n + 1) * (end - start) / len(symbols)] for n, symbol in enumerate(symbols)]
             silent = i + 1 < len(groups) and groups[i + 1][0][1] > group[-1][2]
             mark = words[i][-1] if words[i][-1] in PAUSE_MARKS else ',' * silent
-            parts.append(''.join(ARPABET_SIGNS[phone] for phone, _, _ in group) + mark)
+            parts.append(''.join(ARPABET_SYMBOLS[phone] for phone, _, _ in group) + mark)
         times += [[PAUSE, phones[-1][1]]] if groups else []
         return ' '.join(parts), [[phone, round(end, 4)] for phone, end in times]
 

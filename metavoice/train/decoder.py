@@ -194,7 +194,7 @@ def balanced_gradient(
     gradient, added = (torch.autograd.grad(part, x)[0] for part in (loss, other))
     return gradient + added * (share * gradient.norm() / added.norm().clamp(min=1e-9))
 
-# %% ../../nbs/train/16_decoder.ipynb #5b5e6b8d
+# %% ../../nbs/train/16_decoder.ipynb #46c91bb7
 @torch.no_grad()
 def draw_batch(
     codec,  # a `NanoCodec`
@@ -243,7 +243,7 @@ def train_decoder(
     compile: bool = True,  # by `torch.compile`
     on_start=None,  # called with the `Trainer`
     listener=None,  # adds its `perceptual_loss`
-    adversarial: float = 0.0,  # share of the discriminators' gradient; 0: there are none. Only for a single process
+    adversarial: float = 0.0,  # how much of the gradient comes from discriminators; not with several processes
     alone: float = 0.03,  # share of the training before the discriminators begin
     **run,  # arguments of `Trainer.run`
 ):  # the codec

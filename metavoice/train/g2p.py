@@ -54,20 +54,20 @@ def is_held_out(word: str) -> bool:
     "Return whether a word is in the test set."
     return zlib.crc32(word.encode()) % HELD_OUT == 0
 
-# %% ../../nbs/train/30_g2p.ipynb #cf790d3d
+# %% ../../nbs/train/30_g2p.ipynb #b3c8908c
 def make_examples(
     words: dict,  # accent → {word: phonemes}
     config: G2PConfig,
-) -> list:  # (letters, signs, accent), ids
+) -> list:  # (letters, symbols, accent), ids
     "Return words as ids."
     letters = {letter: i for i, letter in enumerate(config.letters, 1)}
-    signs = {sign: i for i, sign in enumerate(config.signs, 1)}
+    symbols = {symbol: i for i, symbol in enumerate(config.symbols, 1)}
     examples = []
     for accent, known in words.items():
         for word, said in known.items():
             needed = len(said) + sum(a == b for a, b in zip(said, said[1:]))
-            if needed <= config.slots * len(word) and signs.keys() >= set(said):
-                row = torch.tensor([letters[o] for o in word]), torch.tensor([signs[o] for o in said])
+            if needed <= config.slots * len(word) and symbols.keys() >= set(said):
+                row = torch.tensor([letters[o] for o in word]), torch.tensor([symbols[o] for o in said])
                 examples.append((*row, config.accents.index(accent)))
     return examples
 
@@ -89,14 +89,14 @@ def draw_batches(
 
 def g2p_loss(
     network: G2PNetwork,
-    batch: list,  # of (letters, signs, accent)
+    batch: list,  # of (letters, symbols, accent)
 ) -> Tensor:
-    "Return the CTC loss of a batch for each sign."
-    letters, signs, accents = zip(*batch)
-    lengths, sizes = torch.tensor([len(o) for o in letters]), torch.tensor([len(o) for o in signs])
+    "Return the CTC loss of a batch for each symbol."
+    letters, symbols, accents = zip(*batch)
+    lengths, sizes = torch.tensor([len(o) for o in letters]), torch.tensor([len(o) for o in symbols])
     logits = network(pad_sequence(letters, batch_first=True), lengths, torch.tensor(accents))
     log_probs = logits.log_softmax(-1).transpose(0, 1)
-    loss = F.ctc_loss(log_probs, torch.cat(signs), network.config.slots * lengths, sizes, reduction='sum')
+    loss = F.ctc_loss(log_probs, torch.cat(symbols), network.config.slots * lengths, sizes, reduction='sum')
     return loss / sizes.sum()
 
 # %% ../../nbs/train/30_g2p.ipynb #a5789f3f

@@ -105,11 +105,11 @@ def _tiny_size() -> PretrainSize:
 
 PRETRAIN_SIZES = dict(nano=_nano_size(), tiny=_tiny_size())
 
-# %% ../../nbs/train/29_pretrain.ipynb #6c14f7d9
+# %% ../../nbs/train/29_pretrain.ipynb #16534030
 PRETRAIN_STAGES = ('corpus', 'codec', 'tokeniser', 'first', 'second', 'listener', 'decoder', 'mbd', 'bundle')
 
 PRETRAIN_TIME_SHARES = dict(codec=0.25, first=0.4, second=0.08, listener=0.06, decoder=0.21, mbd=0.06)
-ADVERSARIAL = 0.7  # share of the discriminators' gradient in the decoder's training
+ADVERSARIAL = 0.7  # how much of the gradient comes from the discriminators, in the decoder's training
 
 NANO_DEFAULTS = dict(
     guidance=1.0,

@@ -35,7 +35,7 @@ def state_spans(
     "Return which tokens of phonemes each phone or pause has."
     return [[s.start, s.end] if s.end > s.start else [end, end + 1] if s.start else [0, 1] for s in states]
 
-# %% ../../nbs/train/15_tokens.ipynb #81097ad8
+# %% ../../nbs/train/15_tokens.ipynb #c857f6b2
 def encode_text(
     u: PhoneUtterance,
     tokeniser,  # of letters or phonemes
@@ -43,7 +43,7 @@ def encode_text(
 ) -> tuple | None:  # ids, spans and frame_words of a `TokenizedUtterance`; None if the times are unknown
     "Encode the text of an utterance."
     if isinstance(tokeniser, PhonemeTokeniser):
-        phonemes = tokeniser.fit_signs(u.phonemes)
+        phonemes = tokeniser.fit_symbols(u.phonemes)
         ids, states = tokeniser.encode_phonemes(phonemes), phone_states(phonemes)
         fits = len(states) == len(u.states)
         return (ids, state_spans(states, len(ids) - 1), torch.tensor(u.labels)) if fits else None

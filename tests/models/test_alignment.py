@@ -72,7 +72,7 @@ def test_codes_follow_the_text():
 
 
 def test_both_tokens_of_a_frame_have_its_context():
-    tokens, codec = "bɪt", NanoCodec(NanoCodecConfig(phones=NAMES, width=16, hidden=16))  # a token for each sign
+    tokens, codec = "bɪt", NanoCodec(NanoCodecConfig(phones=NAMES, width=16, hidden=16))  # a token for each symbol
     codec.entry_phones.copy_(torch.arange(1024) % 4)
     codes = torch.tensor([0, 1, 1, 2, 3, 3])  # the entries of pau, b, b, ɪ, t, t
     context = code_context(codes, phone_states(tokens), len(tokens), codec)

@@ -17,7 +17,7 @@ def random_g2p(exceptions=None, seed=0):
         "letters.weight": (len(c.letters) + 1, 8), "accents.weight": (2, 8), "blocks.0.gain": (8,), "gain": (8,),
         "blocks.0.kernel": (3, 8), "blocks.0.up.weight": (8, 8), "blocks.0.up.bias": (8,),
         "blocks.0.down.weight": (8, 8),
-        "head.weight": (2 * (len(c.signs) + 1), 8), "head.bias": (2 * (len(c.signs) + 1),),
+        "head.weight": (2 * (len(c.symbols) + 1), 8), "head.bias": (2 * (len(c.symbols) + 1),),
     }  # fmt: skip
     return GraphemeToPhoneme(c, {name: rng.normal(size=shape) for name, shape in shapes.items()}, exceptions)
 

@@ -1,4 +1,4 @@
-"A tokeniser of phonemes: one token a sign, two accents, its file, and splitting by its tokens."
+"A tokeniser of phonemes: one token a symbol, two accents, its file, and splitting by its tokens."
 import json
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from metavoice.text.spoken import PreparedText, prepare_text
 from metavoice.text.tokeniser import SPLIT_PATTERN, Tokeniser
 from metavoice.train.batches import word_token_spans
 
-SIGNS = f"{VOWELS}{CONSONANTS}ˈˌː ,.?!"
+SYMBOLS = f"{VOWELS}{CONSONANTS}ˈˌː ,.?!"
 
 
 def spell(text, accent):
@@ -24,7 +24,7 @@ def spell(text, accent):
 
 @pytest.fixture
 def tokeniser():
-    return replace(PhonemeTokeniser.train([SIGNS]), phonemizer=spell)
+    return replace(PhonemeTokeniser.train([SYMBOLS]), phonemizer=spell)
 
 
 def test_one_token_a_sign(tokeniser):
@@ -36,8 +36,8 @@ def test_one_token_a_sign(tokeniser):
 
 
 def test_every_sign_has_a_token(tokeniser):
-    assert tokeniser.decode(tokeniser.encode_phonemes(SIGNS)) == SIGNS
-    assert sorted(tokeniser.signs) == sorted(SIGNS)
+    assert tokeniser.decode(tokeniser.encode_phonemes(SYMBOLS)) == SYMBOLS
+    assert sorted(tokeniser.symbols) == sorted(SYMBOLS)
 
 
 def test_accents(tokeniser):
@@ -58,9 +58,9 @@ def test_letters_have_no_accent():
 
 
 def test_signs_without_a_token_are_replaced(tokeniser):
-    assert tokeniser.fit_signs("bæd — mɛn…  “hæt”; ʘ") == "bæd, mɛn. hæt,"
+    assert tokeniser.fit_symbols("bæd — mɛn…  “hæt”; ʘ") == "bæd, mɛn. hæt,"
     few = PhonemeTokeniser.train(["bətO, "])
-    assert few.fit_signs("bˈɐTQ!") == "bətO"
+    assert few.fit_symbols("bˈɐTQ!") == "bətO"
 
 
 def test_states_are_positions_among_the_ids(tokeniser):
@@ -81,13 +81,13 @@ def test_json(tokeniser):
     again = read_tokeniser_json(text)
     assert again == replace(tokeniser, phonemizer=None) and type(again) is PhonemeTokeniser
     content = json.loads(text)
-    assert content["reads"] == "phonemes" and content["signs"] == tokeniser.signs
+    assert content["reads"] == "phonemes" and content["symbols"] == tokeniser.symbols
     letters = Tokeniser({bytes([b]): b for b in range(256)}, SPLIT_PATTERN)
     assert type(read_tokeniser_json(letters.to_json())) is Tokeniser
 
 
 @pytest.mark.parametrize("change", [
-    dict(signs="ʘ"), dict(signs=""), dict(ranks=["61"]), dict(reads="runes"), dict(signs=None)
+    dict(symbols="ʘ"), dict(symbols=""), dict(ranks=["61"]), dict(reads="runes"), dict(symbols=None)
 ])  # fmt: skip
 def test_broken_json(tokeniser, change):
     content = json.loads(tokeniser.to_json()) | change

@@ -1,4 +1,4 @@
-"Phones of a text, and their places among its signs."
+"Phones of a text, and their places among its symbols."
 import pytest
 
 from metavoice.text.phonemes import PAUSE, PhoneState, phone_states

@@ -13,7 +13,7 @@ from metavoice.core.errors import OptionError
 from metavoice.text.phonemizer import (
     ACCENTS,
     MAX_PIECE,
-    SIGNS,
+    SYMBOLS,
     HibariPhonemizer,
     NetworkPhonemizer,
     default_phonemizer,
@@ -66,7 +66,7 @@ def test_odd_texts(request, kind, text):
     for accent in ACCENTS:
         for context in (text, f"Say {text} now.", f"{text}, {text}"):
             said = phonemize(context, accent)
-            assert SIGNS.issuperset(said) and said == said.strip() and "  " not in said
+            assert SYMBOLS.issuperset(said) and said == said.strip() and "  " not in said
 
 
 def test_random_texts(hibari, network):
@@ -74,7 +74,7 @@ def test_random_texts(hibari, network):
     for _ in range(150):
         text = "".join(rng.choice(bits)[:300] + rng.choice(["", " ", ", "]) for _ in range(rng.randint(1, 9)))
         for phonemize in (hibari, network):
-            assert SIGNS.issuperset(phonemize(text, rng.choice(ACCENTS)))
+            assert SYMBOLS.issuperset(phonemize(text, rng.choice(ACCENTS)))
 
 
 @pytest.mark.parametrize("bit", ["(", '"a', "321 ", "a.", "word ", "ab", "'", "a-", ". ", "Mr. ", "U.S."])

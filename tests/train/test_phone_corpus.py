@@ -21,7 +21,7 @@ from metavoice.train.phone_corpus import (
 )
 from metavoice.train.shards import RenderJob, render_shards
 
-MARKS = " .abs"  # signs that the stand-in for a teacher can say; each lasts as many frames as its place
+MARKS = " .abs"  # symbols that the stand-in for a teacher can say; each lasts as many frames as its place
 NAMES = ["pau", "a", "b", "s"]
 
 
