@@ -15,7 +15,8 @@ from .manifest import PART_FILES, raise_bundle_error, read_bundle_manifest, weig
 from .released import PINNED_REVISIONS, RELEASED_REPO, make_released_manifest
 
 # %% auto #0
-__all__ = ['BundleLocation', 'open_folder', 'fetch_hub_manifest', 'find_bundle', 'find_base', 'merge_base_manifest']
+__all__ = ['BundleLocation', 'open_folder', 'fetch_hub_manifest', 'find_bundle', 'find_base', 'merge_base_manifest',
+           'replace_first_stage']
 
 # %% ../../nbs/bundle/02_hub.ipynb #0a79f0dd
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def fetch_hub_manifest(
         raise
     return read_bundle_manifest(path) | dict(name=location.repo)
 
-# %% ../../nbs/bundle/02_hub.ipynb #6e5456a7
+# %% ../../nbs/bundle/02_hub.ipynb #ca84af68
 def find_bundle(
     source: str,  # nano, a folder, or owner/name on the Hub
     revision: str | None = None,  # a commit on the Hub in place of the pinned one
@@ -95,7 +96,9 @@ def find_bundle(
     if folder.is_dir() or source == "nano":
         return open_folder(folder, source, revision)
     if folder.exists():
-        raise BundleError(f"{source} is a file; give the folder that holds the model")
+        raise BundleError(
+            f"{source} is a file; give the folder that holds the model, or a first stage alone as first_stage_path"
+        )
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source[0] == ".":
         raise BundleError(f"there is no model {source!r}; give nano, a folder, or owner/name on the Hugging Face Hub")
     if not (revision or source in PINNED_REVISIONS):
@@ -149,3 +152,19 @@ def merge_base_manifest(
     licences = found.get("licences", {}) | manifest["licences"]
     merged = found | manifest | dict(parts=parts, layout=found.get("layout"), licences=licences)
     return merged, dict.fromkeys(parts.keys() - own.keys(), base_location)
+
+# %% ../../nbs/bundle/02_hub.ipynb #640cf0e7
+def replace_first_stage(
+    manifest: dict,  # of the base
+    part_locations: dict,  # part → BundleLocation of the parts that are elsewhere
+    path: str | Path,  # a checkpoint in the released layout, as the original's finetuning writes it
+) -> tuple:  # manifest, part → BundleLocation
+    "Replace the first stage of a model and its tokeniser. Raises `BundleError` if there is no such file."
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise BundleError(f"there is no file {path}; give the checkpoint of a first stage")
+    if path.suffix == ".safetensors":
+        raise BundleError(f"{path} has weights without a configuration; give a .pt file in the released layout")
+    own = dict.fromkeys(("first", "tokeniser"), dict(kind="released", file=path.name))
+    changed = manifest | dict(name=f"{manifest['name']} with {path.stem}", parts=manifest["parts"] | own, layout=None)
+    return changed, part_locations | dict.fromkeys(own, BundleLocation(path.parent))

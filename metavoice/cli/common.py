@@ -101,7 +101,7 @@ def speech_options(
     except OptionError as e:
         raise OptionError(f"{e}; see metavoice {args.command} --help") from None
 
-# %% ../../nbs/cli/00_common.ipynb #da895fda
+# %% ../../nbs/cli/00_common.ipynb #adad4d66
 def add_model_arguments(
     command,  # a parser
     batch_help: str,  # help text of --batch-size
@@ -111,6 +111,11 @@ def add_model_arguments(
 ):
     "Add the options that say how a model is run."
     group = command.add_argument_group("machine", "Where and how the model runs.")
+    group.add_argument(
+        '--first-stage-path',
+        metavar='FILE',
+        help="a first stage alone, as MetaVoice's own finetuning writes it; the other parts are the model's",
+    )
     group.add_argument('--device', metavar='NAME', help="cpu, cuda, cuda:N or mps (default: the best available)")
     group.add_argument('--dtype', choices=DTYPES, help="number format of both stages (default: what suits the device)")
     if optimise:
@@ -134,12 +139,15 @@ def add_model_arguments(
     group.add_argument('--batch-size', type=count, default=16, metavar='N', help=f"{batch_help} (default: %(default)s)")
     group.add_argument('-q', '--quiet', action='store_true', help=quiet_help)
 
-# %% ../../nbs/cli/00_common.ipynb #47125bd5
+# %% ../../nbs/cli/00_common.ipynb #cd67e9f8
+LOAD_OPTIONS = ('device', 'dtype', 'quantise', 'compile', 'engine', 'first_stage_path')
+
+# %% ../../nbs/cli/00_common.ipynb #a32d72ae
 def load_options(
     args,  # parsed arguments
 ) -> dict:  # keyword arguments of `TTS.from_pretrained`
     "Return the options with which a command loads its model."
-    return {name: getattr(args, name) for name in ('device', 'dtype', 'quantise', 'compile', 'engine')}
+    return {name: getattr(args, name) for name in LOAD_OPTIONS}
 
 # %% ../../nbs/cli/00_common.ipynb #29e2d09e
 def read_text_argument(

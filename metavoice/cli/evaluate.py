@@ -185,7 +185,7 @@ def check_grid(
         raise OptionError("--grid has one setting twice; give all its values at once")
     return dict(settings)
 
-# %% ../../nbs/cli/05_evaluate.ipynb #23dd1eee
+# %% ../../nbs/cli/05_evaluate.ipynb #bb52d722
 def compare_command(
     args,  # parsed arguments with peers
     texts: list[str] | None,
@@ -203,7 +203,8 @@ def compare_command(
     from metavoice.measure.recordings import add_recording, new_folder, write_recordings_manifest
 
     peers = make_peers(args.peers)
-    tts = TTS.from_pretrained(args.model, device=args.device or 'cpu', dtype=args.dtype)
+    how = dict(dtype=args.dtype, first_stage_path=args.first_stage_path)
+    tts = TTS.from_pretrained(args.model, device=args.device or 'cpu', **how)
     systems, entries = [*model_peers(tts, args.voices, speech_options(args)), *peers], []
     with new_folder(args.out) if args.out else nullcontext() as folder, ProgressBar(args.quiet) as on_progress:
 
@@ -225,7 +226,7 @@ def compare_command(
             write_recordings_manifest(folder, entries)
     return found
 
-# %% ../../nbs/cli/05_evaluate.ipynb #f85949f2
+# %% ../../nbs/cli/05_evaluate.ipynb #960fcf5e
 def evaluate_model(
     args,  # parsed arguments without peers
     texts: list[str] | None,
@@ -237,7 +238,8 @@ def evaluate_model(
 
     options = speech_options(args).given()
     denoise = options.pop('denoise', True)
-    tts = TTS.from_pretrained(args.model, device=args.device, dtype=args.dtype)
+    how = dict(dtype=args.dtype, first_stage_path=args.first_stage_path)
+    tts = TTS.from_pretrained(args.model, device=args.device, **how)
     names = 'voices teacher gallery seeds first_seed recogniser mos workers batch_size'.split()
     settings = {name: getattr(args, name) for name in names}
     settings |= dict(texts=texts, settings=options, denoise=denoise, short=args.short_texts)

@@ -33,7 +33,7 @@ from ..models.denoiser_graph import load_denoiser_network
 # %% auto #0
 __all__ = ['MAX_CACHED_EMBEDDINGS', 'FETCHED_SECONDS', 'logger', 'TTS']
 
-# %% ../../nbs/generate/10_tts.ipynb #679476bf
+# %% ../../nbs/generate/10_tts.ipynb #137edb14
 MAX_CACHED_EMBEDDINGS = 1000  # speaker embeddings that a `TTS` caches
 
 FETCHED_SECONDS = 300.0  # after which the recording at a URL is fetched again
@@ -57,15 +57,16 @@ class TTS:
         quantise: str | None = None,  # int8 or int4 weights for the first stage: smaller and faster, slightly worse
         compile: bool | None = None,  # compile the decoding step; None: on CUDA, for jobs long enough to gain
         engine: str | None = None,  # torch, or onnx (onnxruntime, on a CPU); onnx where it can run if None
+        first_stage_path: str | Path | None = None,  # a finetuned first stage alone, in the released layout
     ) -> TTS:
         "Return a `TTS`, which loads each part at its first use; raises `BundleError` and `OptionError`."
         how = dict(device=device, dtype=dtype, quantise=quantise, compile=compile, engine=engine)
-        return cls(load_bundle(name, **how, pack=True))
+        return cls(load_bundle(name, **how, pack=True, first_stage_path=first_stage_path))
 
     def __repr__(self):
         return f"TTS({self.bundle!r})"
 
-# %% ../../nbs/generate/10_tts.ipynb #d4082db1
+# %% ../../nbs/generate/10_tts.ipynb #e9cfc328
 @patch
 def voice(
     self: TTS,
@@ -88,8 +89,8 @@ def voice(
         voice = Voice.load(source)
         return replace(voice, accent=self.bundle.voice_accents.get(name, voice.accent))
     audio = source if isinstance(source, Audio) else load_audio(source)
-    audio = check_reference(audio, max(1.0, self.bundle.minimum_reference))
     is_own = isinstance(source, Path) and source in self.bundle.voices.values()
+    audio = check_reference(audio, 0.0 if is_own else max(1.0, self.bundle.minimum_reference))
     voice = self._embed(audio, name, check=not is_own)
     if is_own:
         voice = replace(voice, accent=self.bundle.voice_accents.get(name, voice.accent))

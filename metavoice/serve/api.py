@@ -42,7 +42,7 @@ from .voice_store import UnknownVoice, VoiceStore, VoiceTaken
 # %% auto #0
 __all__ = ['STATUS_MESSAGES', 'FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'SpeechAPI']
 
-# %% ../../nbs/serve/12_api.ipynb #01cc2702
+# %% ../../nbs/serve/12_api.ipynb #8e3db622
 class SpeechAPI:
     "The state and the handlers of a server for one model."
 
@@ -54,7 +54,7 @@ class SpeechAPI:
         self.config, self.created = config, int(time.time())
         self.tts = tts or TTS.from_pretrained(
             config.model, device=config.device, dtype=config.dtype, quantise=config.quantise, compile=config.compile,
-            engine=config.engine,
+            engine=config.engine, first_stage_path=config.first_stage_path,
         )
         bundle = self.tts.bundle
         self.name, self.metrics, self.speech_service = bundle.name, Metrics(), None

@@ -33,12 +33,13 @@ def read_api_keys(
         raise OptionError(f"there are no API keys in {path}; write one a line, or leave the setting out")
     return tuple(keys)
 
-# %% ../../nbs/serve/00_config.ipynb #a73428b5
+# %% ../../nbs/serve/00_config.ipynb #b07f3735
 @dataclass(frozen=True)
 class ServerConfig(Settings):
     "Settings of the server; the defaults are safe on a shared machine."
 
     model: Annotated[str, NO_FLAG] = 'nano'  # nano, a folder, or owner/name on the Hugging Face Hub
+    first_stage_path: str | None = None  # a first stage alone, as MetaVoice's own finetuning writes it
     host: str = '127.0.0.1'  # address to listen on; 0.0.0.0 for every network interface, then set API keys
     port: Annotated[int, Range(0, 65535)] = 8000  # port to listen on; 0 for a free one
     device: str | None = None  # cpu, cuda, cuda:N or mps (default: the best available)

@@ -11,8 +11,8 @@ from metavoice.bundle.released import (
     convert_band_config,
     convert_stage_config,
     load_released_mbd,
-    omegaconf_to_container,
     safe_torch_load,
+    settings_to_container,
 )
 from metavoice.core.errors import BundleError
 
@@ -128,7 +128,7 @@ def test_missing_diffusion(tmp_path):
 
 
 def test_diffusion_with_a_transformer_is_rejected(golden):
-    config = omegaconf_to_container(safe_torch_load(golden / MBD)[0]["cfg"])
+    config = settings_to_container(safe_torch_load(golden / MBD)[0]["cfg"])
     config["diffusion_unet"]["transformer"] = True
     with pytest.raises(BundleError, match="transformer"):
         convert_band_config(config)

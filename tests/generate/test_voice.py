@@ -111,6 +111,17 @@ def test_a_model_may_ask_for_half_a_minute(speaking, changed_nano):
     assert strict.voice().seconds >= 30
 
 
+def test_own_voices_may_be_shorter(speaking, changed_nano):
+    "A model finetuned on few seconds speaks in its own voice; the same recording from elsewhere is too short."
+    strict = TTS.from_pretrained(changed_nano(minimum_reference=31.), device="cpu")
+    path = strict.bundle.voices["af_bella"]
+    for source in (None, "af_bella", path, str(path)):
+        assert strict.voice(source).seconds < 31
+    for source in (path.read_bytes(), load_audio(path), speaking):
+        with pytest.raises(AudioError, match="at least 31 s"):
+            strict.voice(source)
+
+
 def test_a_model_without_a_voice(changed_nano):
     with pytest.raises(AudioError, match="has no voice of its own"):
         TTS.from_pretrained(changed_nano(voices={})).synthesise("The dog slept.")
