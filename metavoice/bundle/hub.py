@@ -15,8 +15,8 @@ from .manifest import PART_FILES, raise_bundle_error, read_bundle_manifest, weig
 from .released import PINNED_REVISIONS, RELEASED_REPO, make_released_manifest
 
 # %% auto #0
-__all__ = ['BundleLocation', 'open_folder', 'fetch_hub_manifest', 'find_bundle', 'find_base', 'merge_base_manifest',
-           'replace_first_stage']
+__all__ = ['BundleLocation', 'make_preset_manifest', 'voice_location', 'open_folder', 'fetch_hub_manifest', 'find_bundle',
+           'find_base', 'merge_base_manifest', 'replace_first_stage']
 
 # %% ../../nbs/bundle/02_hub.ipynb #0a79f0dd
 @dataclass(frozen=True)
@@ -48,7 +48,32 @@ class BundleLocation:
             return download(self.repo, [name], self.revision) / Path(name).name
         raise BundleError(f"{self.folder / name} is missing; copy it there from where the model came from")
 
-# %% ../../nbs/bundle/02_hub.ipynb #2f83af2b
+# %% ../../nbs/bundle/02_hub.ipynb #8f5d230a
+def nano_folder() -> Path:
+    "Return the folder of the model inside the package."
+    import metavoice
+
+    return Path(metavoice.__file__).parent / "nano"
+
+# %% ../../nbs/bundle/02_hub.ipynb #58bc4087
+def make_preset_manifest(
+    name: str,  # of a model in the released layout
+    has_mbd_file: bool = False,  # mbd_comp_8.pt is beside the other files
+) -> dict:
+    "Return the manifest of a model in the released layout, with nano's recordings as its voices."
+    voices = read_bundle_manifest(nano_folder() / "bundle.json")["voices"]
+    presets = {name: voice | dict(preset=True) for name, voice in voices.items()}
+    return make_released_manifest(name, has_mbd_file) | dict(voices=presets)
+
+
+def voice_location(
+    voice: dict,  # an entry of the manifest
+    location: BundleLocation,  # of the manifest
+) -> BundleLocation:
+    "Return where the recording of a voice is."
+    return BundleLocation(nano_folder()) if voice.get("preset") else location
+
+# %% ../../nbs/bundle/02_hub.ipynb #11d56377
 def open_folder(
     folder: Path,
     source: str,  # what the user wrote, for messages
@@ -63,36 +88,34 @@ def open_folder(
         return read_bundle_manifest(folder / "bundle.json"), BundleLocation(folder)
     if any((folder / name).is_file() for name in ("first_stage.pt", "second_stage.pt")):
         has_mbd_file = (folder / "mbd_comp_8.pt").is_file()
-        return make_released_manifest(folder.resolve().name, has_mbd_file), BundleLocation(folder)
+        return make_preset_manifest(folder.resolve().name, has_mbd_file), BundleLocation(folder)
     advice = "; reinstall metavoice" if source == "nano" else ""
     raise BundleError(f"{folder} is no model: there is neither bundle.json nor first_stage.pt in it{advice}")
 
-# %% ../../nbs/bundle/02_hub.ipynb #b8d3a579
+# %% ../../nbs/bundle/02_hub.ipynb #ebd34f38
 def fetch_hub_manifest(
     location: BundleLocation,  # on the Hub
 ) -> dict:
     "Return the manifest of a repository. Raises `BundleError`."
     if location.repo == RELEASED_REPO:
-        return make_released_manifest(location.repo)
+        return make_preset_manifest(location.repo)
     try:
         path = location.find("bundle.json")
     except BundleError as e:
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         if isinstance(e.__cause__, EntryNotFoundError) and not isinstance(e.__cause__, LocalEntryNotFoundError):
-            return make_released_manifest(location.repo)
+            return make_preset_manifest(location.repo)
         raise
     return read_bundle_manifest(path) | dict(name=location.repo)
 
-# %% ../../nbs/bundle/02_hub.ipynb #ca84af68
+# %% ../../nbs/bundle/02_hub.ipynb #16909fcb
 def find_bundle(
     source: str,  # nano, a folder, or owner/name on the Hub
     revision: str | None = None,  # a commit on the Hub in place of the pinned one
 ) -> tuple:  # manifest, BundleLocation
     "Find a model by its name. Raises `BundleError` if there is none."
-    import metavoice
-
-    folder = Path(metavoice.__file__).parent / "nano" if source == "nano" else Path(source).expanduser()
+    folder = nano_folder() if source == "nano" else Path(source).expanduser()
     if folder.is_dir() or source == "nano":
         return open_folder(folder, source, revision)
     if folder.exists():

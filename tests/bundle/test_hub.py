@@ -6,21 +6,20 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 import metavoice.bundle.hub
 from metavoice.audio.sound import load_audio
-from metavoice.bundle.hub import BundleLocation, find_bundle
+from metavoice.bundle.hub import BundleLocation, find_bundle, make_preset_manifest
 from metavoice.bundle.load import load_bundle
 from metavoice.bundle.released import (
     ENCODEC_REPO,
     MBD_REPO,
     PINNED_REVISIONS,
     RELEASED_REPO,
-    make_released_manifest,
 )
 from metavoice.core.errors import BundleError, OptionError
 
 
 def test_names_and_folders(tmp_path, release, tiny_bundle):
     assert find_bundle(RELEASED_REPO) == (
-        make_released_manifest(RELEASED_REPO),
+        make_preset_manifest(RELEASED_REPO),
         BundleLocation(repo=RELEASED_REPO, revision=PINNED_REVISIONS[RELEASED_REPO]),
     )
     assert find_bundle(RELEASED_REPO, "a" * 40)[1].revision == "a" * 40
@@ -40,6 +39,12 @@ def test_names_and_folders(tmp_path, release, tiny_bundle):
         load_bundle(tiny_bundle, "abacus")
     with pytest.raises(OptionError, match="int3"):
         load_bundle(tiny_bundle, "cpu", "int3")
+
+
+def test_the_release_offers_the_voices_of_nano(release):
+    nano, bundle = load_bundle("nano", "cpu"), load_bundle(release, "cpu")
+    assert bundle.voices == nano.voices and list(bundle.info()["voices"]) == list(nano.voices)
+    assert all(load_audio(path).duration >= bundle.minimum_reference for path in bundle.voices.values())
 
 
 def test_offline(monkeypatch, tmp_path):
@@ -90,7 +95,7 @@ def test_released_layout_in_another_repository(monkeypatch):
 
     monkeypatch.setattr(metavoice.bundle.hub, "download", fetch)
     monkeypatch.setattr(BundleLocation, "local_path", lambda self, name: None)
-    assert find_bundle("somebody/finetune", "d" * 40)[0] == make_released_manifest("somebody/finetune")
+    assert find_bundle("somebody/finetune", "d" * 40)[0] == make_preset_manifest("somebody/finetune")
 
 
 def test_encodec_in_the_folder_of_the_release(release, tmp_path):

@@ -75,7 +75,7 @@ def test_golden_manifest(golden_pair):
     assert parts["first"]["config"]["causal"] and not parts["second"]["config"]["causal"]
     for part in ("first", "second", "speaker_encoder", "mbd"):
         assert not any(p.requires_grad for p in getattr(ours, part).parameters())
-    files = {"bundle.json", *PART_FILES.values()} - {"codec.safetensors", "listener.safetensors"}
+    files = {"bundle.json", "voices", *PART_FILES.values()} - {"codec.safetensors", "listener.safetensors"}
     assert {path.name for path in ours.location.folder.iterdir()} == files
 
 
