@@ -15,8 +15,8 @@ from .manifest import PART_FILES, raise_bundle_error, read_bundle_manifest, weig
 from .released import PINNED_REVISIONS, RELEASED_REPO, make_released_manifest
 
 # %% auto #0
-__all__ = ['BundleLocation', 'make_preset_manifest', 'voice_location', 'open_folder', 'fetch_hub_manifest', 'find_bundle',
-           'find_base', 'merge_base_manifest', 'replace_first_stage']
+__all__ = ['BundleLocation', 'make_preset_manifest', 'voice_location', 'open_folder', 'find_bundle', 'find_base',
+           'merge_base_manifest', 'replace_first_stage']
 
 # %% ../../nbs/bundle/02_hub.ipynb #0a79f0dd
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def open_folder(
     advice = "; reinstall metavoice" if source == "nano" else ""
     raise BundleError(f"{folder} is no model: there is neither bundle.json nor first_stage.pt in it{advice}")
 
-# %% ../../nbs/bundle/02_hub.ipynb #ebd34f38
+# %% ../../nbs/bundle/02_hub.ipynb #9d259a27
 def fetch_hub_manifest(
     location: BundleLocation,  # on the Hub
 ) -> dict:
