@@ -23,7 +23,7 @@ from .optim import TrainingConfig
 __all__ = ['CRITIC_RESOLUTIONS', 'FEATURE_WEIGHT', 'decoder_parts', 'draw_crop', 'evaluate_decoder', 'MelDiscriminator',
            'Critics', 'balanced_gradient', 'draw_batch', 'decoder_step', 'train_decoder']
 
-# %% ../../nbs/train/16_decoder.ipynb #8450d88b
+# %% ../../nbs/train/16_decoder.ipynb #e4041a89
 def decoder_parts(codec) -> tuple:  # of modules
     "Return the parts of a `NanoCodec` that decode."
     return (
@@ -49,7 +49,7 @@ def draw_crop(
     "Return a random crop of an utterance, as codes and samples."
     i = usable[int(torch.randint(len(usable), (1,), generator=rng))]
     rows, sound = codes[i].long(), audio(i)
-    start = int(torch.randint(rows.shape[1] - frames, (1,), generator=rng))
+    start = int(torch.randint(rows.shape[1] - frames + 1, (1,), generator=rng))
     samples = F.pad(sound, (0, hop))[start * hop : (start + frames) * hop]
     return rows[:, start : start + frames], samples
 

@@ -305,7 +305,7 @@ def new_mbd(self: Pretrainer):
     "Return the diffusion vocoder to train."
     return self.starting_part('mbd') or make_shallow_mbd(self.size.mbd)
 
-# %% ../../nbs/train/29_pretrain.ipynb #a9c4989b
+# %% ../../nbs/train/29_pretrain.ipynb #3aa3a557
 @patch
 def split(self: Pretrainer) -> tuple:  # utterances to train on, utterances to validate on
     "Return the encoded corpus divided; sentences to validate on aren't trained on by any voice."
@@ -332,9 +332,13 @@ def weight_corpora(self: Pretrainer, data: list):
 
 @patch
 def decoder_codes(self: Pretrainer) -> list:  # (8, frames) or None for each utterance of the corpus
-    "Return codes to train the decoder on: of up to 8,000 utterances, predicted for every second one."
+    """Return codes to train the decoder on: of up to 8,000 utterances, predicted for every second one.
+
+    The utterances are drawn at random, so that the corpora have their shares."""
     second, data = load_trained(self.new_second(), self.require_file('second/state.pt')), self.utterances
-    fitting = [u for u in data if u.codes.shape[1] + len(u.text) <= second.config.block_size][:8000]
+    fitting = [u for u in data if u.codes.shape[1] + len(u.text) <= second.config.block_size]
+    weights, rng = torch.tensor([u.copies for u in fitting]), torch.Generator().manual_seed(0)
+    fitting = [fitting[i] for i in torch.multinomial(weights, min(8000, len(fitting)), generator=rng)]
     half, codes = fitting[::2], [None] * len(self.corpus)
     for u in fitting:
         codes[u.index] = u.codes
