@@ -150,7 +150,7 @@ BUILDERS = dict(  # part → graph, or why it has none
     denoiser=lambda bundle: DenoiserGraph(load_deepfilternet()),
 )
 
-# %% ../../nbs/generate/11_export.ipynb #3939a21f
+# %% ../../nbs/generate/11_export.ipynb #2cb1d289
 EXAMPLE_TEXT = "The old man walked to the river."
 
 
@@ -166,7 +166,7 @@ def example_data(
     embeddings = {voice.name: voice.embedding.tolist() for voice in voices}
     data = dict(text=segment.text, ids=segment.ids, voice=voices[0].name, voices=embeddings)
     data.update({name: defaults.get(name) for name in ('temperature', 'top_p', 'top_k')})
-    track = make_phone_track(bundle, segment)
+    track = make_phone_track(bundle, segment.ids)
     if track is not None:
         entries = track.book.entry_phones.tolist()
         names = ('phones', 'optional', 'limits')

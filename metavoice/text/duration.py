@@ -10,7 +10,7 @@ import unicodedata
 
 # %% auto #0
 __all__ = ['WORD', 'VOWELS', 'SILENT_E', 'SYLLABIC', 'DIGIT_SYLLABLES', 'LETTER_SYLLABLES', 'MARKS', 'count_syllables',
-           'plausible_seconds']
+           'plausible_seconds', 'expected_seconds']
 
 # %% ../../nbs/text/13_duration.ipynb #6d0a7ed3
 WORD = re.compile(r"[^\W\d_]+|\d+")
@@ -52,3 +52,11 @@ def plausible_seconds(
         low, high = low + fewest, high + most
     inner = len(MARKS.findall(text.rstrip(' .!?…\n')))
     return 0.1 + 0.11 * low, 1 + 0.5 * high + 0.5 * inner
+
+# %% ../../nbs/text/13_duration.ipynb #019917cc
+def expected_seconds(
+    text: str,  # words as they are said
+) -> float:
+    "Return the expected seconds of speech, the silence at its ends included."
+    syllables = sum(sum(count_syllables(word)) / 2 for word in WORD.findall(text))
+    return 0.3 + 0.2 * syllables + 0.25 * len(MARKS.findall(text.rstrip(' .!?…\n')))

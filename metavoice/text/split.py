@@ -228,7 +228,7 @@ def merge_parts(
     even = _join_greedily(parts, size, min(limit, sum(sizes) // len(sizes) + largest))
     return even if len(even) == len(first) else first
 
-# %% ../../nbs/text/12_split.ipynb #8dde432c
+# %% ../../nbs/text/12_split.ipynb #d32e56e0
 BREAK_FUNCTIONS = (sentence_breaks, clause_breaks, word_breaks, character_breaks, code_point_breaks)
 
 
@@ -237,9 +237,9 @@ def _is_speakable(text):
     return any(c.isalnum() for c in text)
 
 
-def _cut(text, size, limit, functions):
+def _cut(text, size, fits, limit, functions):
     "Cut a text into segments of at most `limit` tokens at the breaks of the first function, else of the next ones."
-    if 4 * len(text) < limit or size(text) <= limit:  # a character has up to 4 bytes, a token at least one
+    if not functions or fits(text):
         return [text]
     breaks = functions[0](text)
     out, run = [], []
@@ -247,10 +247,10 @@ def _cut(text, size, limit, functions):
         part = text[start:end]
         if not part:
             continue
-        if 4 * len(part) < limit or size(part) <= limit:
+        if fits(part):
             run.append(part)
             continue
-        out += merge_parts(run, size, limit) + _cut(part, size, limit, functions[1:])
+        out += merge_parts(run, size, limit) + _cut(part, size, fits, limit, functions[1:])
         run = []
     return out + merge_parts(run, size, limit)
 
@@ -265,13 +265,14 @@ def _single_sentences(text):
         speaks = speaks or part_speaks
     return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)])]
 
-# %% ../../nbs/text/12_split.ipynb #2da592a0
+# %% ../../nbs/text/12_split.ipynb #601acf89
 def split_text(
     text: str,
     tokeniser: Tokeniser,
     max_tokens: int,  # in a segment, its end of text included; at least 8, so that any character fits
     one_sentence: bool = False,  # never two sentences in a segment
     unsaid: str = '',  # characters that are left out after the cut, such as quotes
+    measure: Callable[[str], int] | None = None,  # another size of a part, in tokens; the larger one counts
 ) -> list:  # strings without white space at their ends; empty for a blank text
     "Split a text into segments at sentences, clauses, words, or else characters; nothing is lost but white space."
     if max_tokens < 8:
@@ -283,14 +284,20 @@ def split_text(
         return part.strip() if unsaid.isdisjoint(part) else tokeniser.fit(part)[0]
 
     def size(part):
-        return len(tokeniser.encode(said(part)))
+        part = said(part)
+        return max(len(tokeniser.encode(part)), measure(part) if measure else 0)
+
+    def fits(part):
+        if measure and measure(said(part)) > max_tokens:
+            return False
+        return 4 * len(part) < max_tokens or size(part) <= max_tokens  # a character has up to 4 bytes, a token one
 
     parts = _single_sentences(text) if one_sentence else [text]
     functions = BREAK_FUNCTIONS[1:] if one_sentence else BREAK_FUNCTIONS
-    segments = [said(segment) for part in parts for segment in _cut(part, size, max_tokens, functions)]
+    segments = [said(segment) for part in parts for segment in _cut(part, size, fits, max_tokens, functions)]
     return [segment for segment in segments if segment]
 
-# %% ../../nbs/text/12_split.ipynb #0f1060ae
+# %% ../../nbs/text/12_split.ipynb #d4510c4d
 PAUSES = dict(
     word=0.03, clause=0.12, sentence=0.3, line=0.35, item=0.4, paragraph=0.6, heading=0.6
 )  # seconds after a part of a sentence or a block
@@ -314,11 +321,12 @@ def split_with_pauses(
     tokeniser: Tokeniser,
     limit: int,  # tokens in a segment, its end of text included
     one_sentence: bool = False,  # never two sentences in a segment
+    measure: Callable[[str], int] | None = None,  # as in `split_text`
 ) -> list[tuple[str, float]]:  # segments, each with the seconds of silence after it; none after the last
     "Split the blocks of a prepared text into segments to be spoken."
     out, quoted = [], prepared.quoted or [block.text for block in prepared.blocks]
     for block, text in zip(prepared.blocks, quoted, strict=True):
-        segments = split_text(text, tokeniser, limit, one_sentence, '' if text == block.text else '"')
+        segments = split_text(text, tokeniser, limit, one_sentence, '' if text == block.text else '"', measure)
         segments = [segment for segment in segments if _is_speakable(segment)]
         if segments:
             out += [(segment, pause_after(segment)) for segment in segments[:-1]]

@@ -10,7 +10,15 @@ import metavoice.generate.codes as codes_module
 from metavoice.audio.sound import Audio
 from metavoice.bundle.load import load_bundle
 from metavoice.core.errors import MetaVoiceError
-from metavoice.generate.codes import Generation, frame_limits, make_takes, pick_best_take, scored_text, vocode
+from metavoice.generate.codes import (
+    Generation,
+    frame_limits,
+    generate_fine_codes,
+    make_takes,
+    pick_best_take,
+    scored_text,
+    vocode,
+)
 from metavoice.generate.sources import LocalSource, generate_codes
 from metavoice.models.listener import ctc_score
 from metavoice.models.mbd import fit_band_processors, make_mbd
@@ -48,7 +56,7 @@ def test_attempts_have_seeds_of_their_own(tts, segment):
 
 
 def test_an_attempt_is_repeated_if_it_is_too_short_or_too_long(tts, segment):
-    least, most = frame_limits(tts.bundle, segment)
+    least, most = frame_limits(tts.bundle, segment.text, len(segment.ids))
     made = after(tts.bundle, segment, (0, True), (most, False), (least - 1, True), (most + 1, True), (least, True))
     assert made.attempt == 4 and made.result().shape == (2, least) and not segment.cut
     assert after(tts.bundle, segment, (most, True)).attempt == 0
@@ -61,12 +69,60 @@ def test_short_texts_have_more_attempts_and_takes_have_three(tts):
 
 
 def test_the_end_is_not_drawn_too_early_where_attempts_fail(tts, segment):
-    least, most = frame_limits(tts.bundle, segment)
+    least, most = frame_limits(tts.bundle, segment.text, len(segment.ids))
     endless = [(most - n, False) for n in range(6)]
     plans = [[], [(1, True)], [(1, True), (2, True)], endless[:2], endless]
     held = [len(after(tts.bundle, segment, *plan).request().no_end) for plan in plans]
     assert held == [0, 0, 2 * least, 0, 2 * least]
     assert after(tts.bundle, segment).request().max_new_tokens == 2 * most + 1
+
+
+@pytest.fixture
+def narrow(tts, monkeypatch):
+    "nano, whose windows leave room for seventy frames beside any text."
+    monkeypatch.setattr(codes_module, "window_frames", lambda bundle, tokens: 70)
+    return tts.bundle
+
+
+def test_speech_that_fills_the_window_is_split_again(narrow, tts):
+    (segment,) = tts.segments([LONG], seed=3)
+    generation = Generation(narrow, segment)
+    seeds, prompts, frames = [], [], []
+    while True:
+        request = generation.request()
+        seeds.append(request.seed)
+        prompts.append(len(request.prompt))
+        n = 70 if len(request.prompt) > 40 else 50 + len(frames)  # long parts fill the window
+        for token in [5, 1029] * n + [2048] * (n < 70):
+            generation.add(token)
+        ended = generation.close(n < 70)
+        frames += [n] * (n < 70)
+        if ended:
+            break
+    assert len(frames) > 1 and prompts[0] == len(segment.ids) and max(prompts[1:]) < prompts[0]
+    assert len(set(seeds)) == len(seeds) - 1  # only the first part has the seed of the whole
+    codes = generation.result()
+    assert codes.shape == (2, sum(frames)) and not segment.cut
+    assert [count for _, count in segment.parts] == frames
+    fine = generate_fine_codes(narrow, [segment], [codes])[0]
+    first = replace(segment, ids=segment.parts[0][0], parts=[])
+    assert fine.shape == (8, sum(frames)) and torch.equal(fine[:2], codes)
+    expected = generate_fine_codes(narrow, [first], [codes[:, : frames[0]]])[0]
+    assert torch.equal(fine[:, : frames[0]], expected)
+
+
+def test_a_word_that_fills_the_window_is_cut(narrow, tts, caplog):
+    (segment,) = tts.segments(["Floccinaucinihilipilification"])
+    with caplog.at_level(logging.WARNING):
+        made = after(narrow, segment, *[(70, False)] * 9)
+        assert made.result().shape == (2, 70) and segment.cut and not segment.parts
+    assert "was cut after 70 frames" in caplog.text
+
+
+def test_a_stream_is_not_split_after_its_first_part(narrow, tts):
+    (segment,) = tts.segments([LONG], seed=3)
+    made = after(narrow, segment, (70, False), given=12)
+    assert made.result().shape == (2, 70) and segment.cut and not segment.parts
 
 
 def test_what_stays_too_short_is_used_with_a_warning(tts, segment, caplog):
@@ -77,7 +133,7 @@ def test_what_stays_too_short_is_used_with_a_warning(tts, segment, caplog):
 
 
 def test_takes_of_a_plausible_length_come_first(monkeypatch, tts, segment):
-    least, _ = frame_limits(tts.bundle, segment)
+    least, _ = frame_limits(tts.bundle, segment.text, len(segment.ids))
     takes = make_takes(segment, 3)
     for n, take in enumerate(takes):
         take.codes = torch.full((2, least - 1 + n // 2), n)
@@ -87,14 +143,14 @@ def test_takes_of_a_plausible_length_come_first(monkeypatch, tts, segment):
 
 
 def test_a_long_attempt_that_repeats_itself_is_the_last(tts, segment):
-    _, most = frame_limits(tts.bundle, segment)
+    _, most = frame_limits(tts.bundle, segment.text, len(segment.ids))
     made = after(tts.bundle, segment, (most, False), (most, False), (9, True))
     assert made.attempt == 1 and made.result().shape[1] == most and segment.cut
 
 
 def test_what_a_stream_has_given_out_is_not_repeated(tts):
     segment, = tts.segments([LONG])
-    least, _ = frame_limits(tts.bundle, segment)
+    least, _ = frame_limits(tts.bundle, segment.text, len(segment.ids))
     assert after(tts.bundle, segment, given=20).request().no_end == range(40, 2 * least)
     made = after(tts.bundle, segment, (30, False), given=20)
     assert made.attempt == 0 and made.result().shape == (2, 30) and segment.cut
@@ -107,7 +163,7 @@ def test_a_stream_holds_short_texts(tts):
 
 
 def test_endless_speech_is_cut_with_a_warning(tts, segment, caplog):
-    _, most = frame_limits(tts.bundle, segment)
+    _, most = frame_limits(tts.bundle, segment.text, len(segment.ids))
     with caplog.at_level(logging.WARNING):
         assert after(tts.bundle, segment, *[(5000 + n, False) for n in range(7)]).result().shape[1] == most
     assert "'The dog slept.' came to no end in 7 attempts" in caplog.text

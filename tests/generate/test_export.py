@@ -91,7 +91,7 @@ def test_speech_follows_the_phones(exported):
     "The program's track allows what `PhoneTrack` allows."
     bundle, _, names = exported
     segment = TTS(bundle).segments([EXAMPLE_TEXT], seed=0)[0]
-    theirs = make_phone_track(bundle, segment)
+    theirs = make_phone_track(bundle, segment.ids)
     if theirs is None:
         assert "track" not in names["example"]
         return

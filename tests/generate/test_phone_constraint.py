@@ -46,7 +46,8 @@ def test_every_phone_is_said_in_order(tts, options):
     segments = tts.segments(TEXTS, None, 3)
     for segment, (codes,) in zip(segments, found, strict=True):
         phones, expected = said(tts.bundle, codes), wanted(tts.bundle, segment.ids)
-        cut = codes.shape[1] == frame_limits(tts.bundle, segment)[1]  # random weights stay too long
+        most = frame_limits(tts.bundle, segment.text, len(segment.ids))[1]
+        cut = codes.shape[1] == most  # random weights stay too long
         assert phones == expected or (cut and phones == expected[: len(phones)])
 
 
@@ -132,7 +133,7 @@ def test_an_accent_is_kept_by_save(tts, tmp_path):
 
 def test_letters_have_no_accent(tmp_path):
     letters = TTS.from_pretrained(write_tiny_bundle(tmp_path / "tiny"), device="cpu")
-    assert make_phone_track(letters.bundle, letters.segments(["Yes."], None, 1)[0]) is None
+    assert make_phone_track(letters.bundle, letters.segments(["Yes."], None, 1)[0].ids) is None
     with pytest.raises(OptionError, match="the model reads letters"):
         letters.segments(["Yes."], None, 1, SpeechOptions(accent="british"))
 

@@ -1,6 +1,7 @@
 "Texts to segments: lengths, pauses, seeds and errors."
 import logging
 from copy import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,8 +9,17 @@ import torch
 import metavoice.generate.segments as segments_module
 from metavoice.core.errors import OptionError, TextError
 from metavoice.generate.options import SpeechOptions
-from metavoice.generate.segments import SEGMENTS_PER_SECTION, max_segment_tokens, one_per_text, prepare_texts
+from metavoice.generate.segments import (
+    SEGMENTS_PER_SECTION,
+    max_segment_tokens,
+    one_per_text,
+    prepare_texts,
+    split_again,
+    split_prepared,
+    window_frames,
+)
 from metavoice.generate.tts import TTS
+from metavoice.text.duration import expected_seconds
 from metavoice.text.split import pause_after, split_with_pauses
 from metavoice.text.spoken import TextOptions, prepare_text
 from metavoice.text.tokeniser import SPLIT_PATTERN, Tokeniser
@@ -34,6 +44,34 @@ def test_a_segment_fits_both_windows_of_the_release():
     release = type("Release", (), dict(defaults={}, first=Stage(2048), second=Stage(1024)))
     limit = max_segment_tokens(release)
     assert limit + 22 * limit <= 2048 and limit + 11 * limit <= 1024 and limit > 60
+
+
+def test_a_segment_fits_by_its_expected_duration_too(tts):
+    "Letters that are spelled take as few tokens as others, and far longer."
+    spelled = " ".join("WXWXWXW" for _ in range(60))
+    bundle = SimpleNamespace(
+        defaults={}, first=tts.bundle.first, second=tts.bundle.second, codec=tts.bundle.codec,
+        tokeniser=Tokeniser({bytes([b]): b for b in range(256)}, SPLIT_PATTERN),
+    )
+    second = SimpleNamespace(config=SimpleNamespace(block_size=600))
+    first = SimpleNamespace(config=SimpleNamespace(block_size=2300))
+    vars(bundle).update(first=first, second=second)
+    limit = max_segment_tokens(bundle)
+    prepared = prepare_text(spelled, bundle.tokeniser, TextOptions(spoken=False))
+    bundle.tokeniser.with_accent = lambda accent: bundle.tokeniser
+    parts = [part for part, _ in split_prepared(bundle, prepared)]
+    rate = bundle.codec.sample_rate / bundle.codec.hop
+    assert " ".join(parts) == spelled and all(len(part) + 1 <= limit for part in parts)
+    assert all(expected_seconds(part) * rate <= window_frames(bundle, limit) for part in parts)
+    assert window_frames(bundle, 50) == min(550, (2300 - 51) // 2)
+
+
+def test_a_word_cannot_be_split_again(tts):
+    assert split_again(tts.bundle, "Go.", [1, 2, 3]) == []
+    (long,) = tts.segments([LONG.split(". ")[1]])
+    parts = split_again(tts.bundle, long.text, long.ids)
+    assert len(parts) > 1 and " ".join(text for text, _ in parts) == long.text
+    assert all(ids[-1] == long.ids[-1] and len(ids) < len(long.ids) for _, ids in parts)
 
 
 def test_pauses():
