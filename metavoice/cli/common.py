@@ -101,13 +101,14 @@ def speech_options(
     except OptionError as e:
         raise OptionError(f"{e}; see metavoice {args.command} --help") from None
 
-# %% ../../nbs/cli/00_common.ipynb #adad4d66
+# %% ../../nbs/cli/00_common.ipynb #71ca4105
 def add_model_arguments(
     command,  # a parser
     batch_help: str,  # help text of --batch-size
     quiet_help: str = "print no progress bar and no report",
     optimise: bool = True,  # offer --quantise, --compile and --engine
     batch_limit: int = 1024,  # highest --batch-size
+    batch_default: int | None = None,  # of --batch-size; None: as many as fit into the free memory
 ):
     "Add the options that say how a model is run."
     group = command.add_argument_group("machine", "Where and how the model runs.")
@@ -136,7 +137,9 @@ def add_model_arguments(
             help="run the networks with PyTorch, or with onnxruntime on a CPU (default: onnx where it can run)",
         )
     count = bounded_number(1, batch_limit, int)
-    group.add_argument('--batch-size', type=count, default=16, metavar='N', help=f"{batch_help} (default: %(default)s)")
+    default = "as many as fit into the free memory, at most 16" if batch_default is None else "%(default)s"
+    batch_help = f"{batch_help} (default: {default})"
+    group.add_argument('--batch-size', type=count, default=batch_default, metavar='N', help=batch_help)
     group.add_argument('-q', '--quiet', action='store_true', help=quiet_help)
 
 # %% ../../nbs/cli/00_common.ipynb #cd67e9f8

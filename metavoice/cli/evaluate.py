@@ -150,7 +150,7 @@ def add_output_arguments(
     command.add_argument('--plot', metavar='FILE', help="write a figure: .png, .svg or .pdf")
     command.add_argument('--out', metavar='DIR', help="write the clips into a new folder")
 
-# %% ../../nbs/cli/05_evaluate.ipynb #4d053398
+# %% ../../nbs/cli/05_evaluate.ipynb #f22eb66c
 def add_evaluate_parser(
     commands,  # subparsers of argparse
     parents: list,  # parsers whose options the command takes too
@@ -169,7 +169,12 @@ def add_evaluate_parser(
     add_output_arguments(command)
     add_speech_arguments(command, leave_out=('voice', 'seed'))
     add_model_arguments(
-        command, "sentences spoken at a time", "print no progress bar", optimise=False, batch_limit=10_000
+        command,
+        "sentences spoken at a time",
+        "print no progress bar",
+        optimise=False,
+        batch_limit=10_000,
+        batch_default=16,
     )
     command.set_defaults(run=evaluate_command)
 

@@ -55,7 +55,7 @@ def make_phone_track(
         return None
     return PhoneTrack(book, tokeniser.states(ids), bundle.codec.hop / bundle.codec.sample_rate)
 
-# %% ../../nbs/generate/06_codes.ipynb #a2f9f030
+# %% ../../nbs/generate/06_codes.ipynb #e9abb231
 logger = logging.getLogger(__name__)
 
 TAKE_ATTEMPTS, MAX_ATTEMPTS = 3, 10
@@ -89,9 +89,10 @@ class Generation:
         if not self.segment.is_take:
             tried = int(TRIED_SECONDS * bundle.codec.sample_rate / bundle.codec.hop / self.most)
             self.attempts = min(max(TAKE_ATTEMPTS, tried), MAX_ATTEMPTS)
-        self._restart()
+        self.restart()
 
-    def _restart(self):
+    def restart(self):
+        "Begin the current attempt again, for instance after its batch was lost."
         self.ids, self.counts, self.finished = [], [0, 0], False  # tokens; tokens of each codebook; ended by itself
 
     @property
@@ -134,7 +135,7 @@ class Generation:
         again = frames < self.given and self.attempt + 1 < self.attempts and (too_short or self.ids != self.before)
         if not good and again:
             self.attempt, self.too_short, self.before = self.attempt + 1, self.too_short + too_short, self.ids
-            self._restart()
+            self.restart()
             return False
         self.finished = finished
         return self._end_part()

@@ -172,7 +172,7 @@ def prepare(
         self.load_parts(resolved)
     return segments, resolved
 
-# %% ../../nbs/generate/10_tts.ipynb #4f657d76
+# %% ../../nbs/generate/10_tts.ipynb #ea51bdd4
 @patch
 @delegates(SpeechOptions, but='constrain')
 def synthesise(
@@ -181,7 +181,7 @@ def synthesise(
     voice=None,  # what `TTS.voice` takes; for many texts also a list with one for each
     *,
     seed: int | list | None = None,  # same seed, same audio; None draws a fresh one; for many texts also a list
-    batch_size: int = 16,  # takes in one batch of the first stage
+    batch_size: int | None = None,  # takes in one batch of the first stage; as many as fit into the free memory if None
     on_progress=None,  # called with (stage, units done, total); the total is None for the first stage's tokens
     timings: dict | None = None,  # seconds by stage and 'tokens' are added; keys above
     **kwargs,  # other fields of `SpeechOptions`
@@ -242,7 +242,7 @@ def _stream(bundle: Bundle, segments: list[Segment], options: SpeechOptions, **h
             if len(part.samples):
                 yield Audio(part.samples, assembler.sample_rate)
 
-# %% ../../nbs/generate/10_tts.ipynb #e839a9db
+# %% ../../nbs/generate/10_tts.ipynb #28b4aa72
 @patch
 @delegates(SpeechOptions, but='constrain')
 def codes(
@@ -251,7 +251,7 @@ def codes(
     voice=None,  # as in `synthesise`
     *,
     seed: int | list | None = None,  # as in `synthesise`
-    batch_size: int = 16,  # takes in one batch of the first stage
+    batch_size: int | None = None,  # takes in one batch of the first stage; as many as fit into the free memory if None
     **kwargs,  # other fields of `SpeechOptions`
 ) -> list[list]:  # for each text, int64 codes (8, frames) of each segment, 0–1023
     "Return the codes of both stages; raises what `synthesise` raises."

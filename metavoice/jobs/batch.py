@@ -154,7 +154,7 @@ def row_options(
     cells['voice'] = tts.voice(cells.get('voice', voice))
     return replace(options, **cells).resolve(tts.bundle)
 
-# %% ../../nbs/jobs/01_batch.ipynb #2817b66f
+# %% ../../nbs/jobs/01_batch.ipynb #45680fed
 def group_rows(
     rows: list[BatchRow],
 ) -> dict[SpeechOptions, list[BatchRow]]:
@@ -169,7 +169,7 @@ def group_rows(
 def speak_rows(
     tts: TTS,
     rows: list[BatchRow],  # with their options
-    batch_size: int = 16,  # takes side by side
+    batch_size: int | None = None,  # takes side by side; as many as fit into the free memory if None
 ) -> Iterator[tuple[BatchRow, Tensor | MetaVoiceError, bool]]:
     "Yield (row, samples (time,) int16 or error, whether the row ends), rows with equal options one after the other."
     for options, group in group_rows(rows).items():
@@ -389,7 +389,7 @@ class BatchWriter:
         return dict(rows=len(self.rows), spoken=self.spoken, skipped=len(self.before), failed=failed,
                     duration=self.duration, seconds=seconds, rtf=rtf)
 
-# %% ../../nbs/jobs/01_batch.ipynb #89623130
+# %% ../../nbs/jobs/01_batch.ipynb #60f00d55
 ROWS_AT_A_TIME = 256  # rows given to `speak_rows`
 
 
@@ -402,7 +402,7 @@ def run_batch(
     format: str = 'wav',  # wav, flac, ogg or mp3
     voice=None,  # for rows that name none; what `TTS.voice` takes
     seed: int = 0,  # rows without a seed derive theirs from it and their id
-    batch_size: int = 16,  # takes side by side
+    batch_size: int | None = None,  # takes side by side; as many as fit into the free memory if None
     speak: Callable | None = None,  # called with rows and batch_size, yields as `speak_rows`, which is used if None
     on_progress: Callable | None = None,  # called with ('rows', done, of)
     **kwargs,  # other fields of `SpeechOptions`, for the cells that are empty

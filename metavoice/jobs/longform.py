@@ -211,7 +211,7 @@ class BookWriter:
         self.length += len(samples)
         self.write(samples)
 
-# %% ../../nbs/jobs/00_longform.ipynb #0c20be2a
+# %% ../../nbs/jobs/00_longform.ipynb #0f418f28
 @contextmanager
 def journalled_output(
     journal: Journal,
@@ -234,7 +234,7 @@ def read_aloud(
     *,
     seed: int | None = None,  # same seed, same file; None draws a fresh one, or takes that of the journal
     resume: bool = False,  # keep a journal beside the file, and go on from one that is there
-    batch_size: int = 16,  # takes side by side
+    batch_size: int | None = None,  # takes side by side; as many as fit into the free memory if None
     on_progress=None,  # called with (stage, done, of)
     timings: dict | None = None,  # seconds by stage are added, and the number of 'tokens'
     **kwargs,  # other fields of `SpeechOptions`

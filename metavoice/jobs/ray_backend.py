@@ -16,7 +16,7 @@ from .batch import BatchRow, speak_rows
 # %% auto #0
 __all__ = ['import_ray', 'BatchWorker', 'make_actors', 'speak_groups', 'speak_on_ray']
 
-# %% ../../nbs/jobs/02_ray_backend.ipynb #4afa22fa
+# %% ../../nbs/jobs/02_ray_backend.ipynb #da774063
 def import_ray():
     "Return the module ray; raises `OptionError` if it isn't installed."
     try:
@@ -39,7 +39,7 @@ class BatchWorker:
     def speak(
         self,
         rows: list[BatchRow],
-        batch_size: int = 16,  # takes side by side
+        batch_size: int | None = None,  # takes side by side; as many as fit into the free memory if None
     ) -> list[tuple]:  # (id of the row, int16 NumPy samples or the message of an error, whether it was cut)
         "Speak rows, each in one part."
         parts, out = {row.id: [] for row in rows}, []
@@ -52,7 +52,7 @@ class BatchWorker:
                 out.append((row.id, torch.cat(parts.pop(row.id)).numpy(), row.cut))
         return out
 
-# %% ../../nbs/jobs/02_ray_backend.ipynb #e69f4a27
+# %% ../../nbs/jobs/02_ray_backend.ipynb #d5c358c6
 def make_actors(
     ray,  # the module
     model: str,
@@ -102,7 +102,7 @@ def speak_on_ray(
     model: str,  # a name that means the same on all machines
     load_options: dict,  # of `TTS.from_pretrained`: device, dtype and so on
     rows: list[BatchRow],
-    batch_size: int = 16,  # takes side by side
+    batch_size: int | None = None,  # takes side by side; as many as fit into the free memory if None
     address: str | None = None,  # auto, ray://host:port or host:port; a new cluster on this machine if None
     workers: int | None = None,  # actors; one for each GPU, or for each two CPUs, if None
     group: int = 32,  # rows given to an actor at a time

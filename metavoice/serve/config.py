@@ -33,7 +33,7 @@ def read_api_keys(
         raise OptionError(f"there are no API keys in {path}; write one a line, or leave the setting out")
     return tuple(keys)
 
-# %% ../../nbs/serve/00_config.ipynb #b07f3735
+# %% ../../nbs/serve/00_config.ipynb #988734e8
 @dataclass(frozen=True)
 class ServerConfig(Settings):
     "Settings of the server; the defaults are safe on a shared machine."
@@ -52,7 +52,7 @@ class ServerConfig(Settings):
     denoise: bool = True  # denoise with DeepFilterNet3, and send 48 kHz
     lexicon: str | None = None  # pronunciations: a .tsv file, on each line a word, a tab and how it is said
     chunk: Annotated[float, Range(0.05, 60)] = 0.5  # seconds of sound in a chunk of a stream
-    max_batch: Annotated[int, Range(1, 1024)] = 16  # segments decoded in a batch, and requests processed at a time
+    max_batch: Annotated[int, Range(1, 1024)] | None = None  # segments in a batch (default: by memory)
     queue: Annotated[int, Range(0, 100_000)] = 64  # requests that may wait; further ones get status 429
     decode_workers: Annotated[int, Range(1, 1024)] = 4  # threads that turn codes into sound
     groups: Annotated[int, Range(1, 64)] = 2  # sampling options decoded at a time; each needs a key-value cache

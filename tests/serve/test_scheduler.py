@@ -4,7 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+import metavoice.generate.decoding as decoding
 from metavoice.audio.encode import to_int16
+from metavoice.generate.options import SpeechOptions
+from metavoice.serve.job import SpeechJob
+from metavoice.serve.scheduler import BatchScheduler
 
 TEXTS = ["The dog slept.", "Where is it?", "Hello there.", "The cat slept."]
 
@@ -19,3 +23,23 @@ def test_requests_share_batches_and_keep_their_sound(server, tts, http, decode):
     for response, audio in zip(responses, tts.synthesise(TEXTS[:2], seed=[0, 1])):
         heard, _ = decode(response.content, dtype="int16")
         assert torch.equal(torch.from_numpy(heard), to_int16(audio.samples))
+
+
+def test_refused_memory_halves_the_rows(tts, monkeypatch):
+    "Segments begin again with the same seeds, so their codes are those of a single one; none is lost."
+    step = decoding.DecodeBatch.decode_step
+
+    def decode_step(self, tokens):
+        if len(tokens) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(self, tokens)
+
+    monkeypatch.setattr(decoding.DecodeBatch, "decode_step", decode_step)
+    options = SpeechOptions(takes=1).resolve(tts.bundle)
+    with BatchScheduler(tts.bundle, max_batch=4) as scheduler:
+        jobs = [SpeechJob(tts.segments([text], seed=n), options, None) for n, text in enumerate(TEXTS)]
+        generations = [scheduler.submit(job.segments[0], job) for job in jobs]
+        codes = [generation.wait()[0] for generation in generations]
+        assert scheduler.max_batch == 1
+    for n, (text, found) in enumerate(zip(TEXTS, codes, strict=True)):
+        assert torch.equal(found, tts.codes([text], seed=n, takes=1)[0][0][:2])
