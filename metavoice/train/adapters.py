@@ -80,13 +80,13 @@ def count_trainable(model: nn.Module) -> int:
     "Return the number of trainable parameters."
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
-# %% ../../nbs/train/19_adapters.ipynb #41233387
+# %% ../../nbs/train/19_adapters.ipynb #8241180f
 _BF16_MIN_PARAMETERS = 100_000_000  # smaller models keep their frozen weights in float32
 
 
 def cast_frozen_weights(model: GPT, trainer: Trainer):
     "Store frozen weights in bfloat16 if the model is large, computes in it, and isn't sharded (FSDP wants one format)."
-    if trainer.bf16 and model.num_parameters > _BF16_MIN_PARAMETERS and not trainer.sharded:
+    if trainer.precision == 'bfloat16' and model.num_parameters > _BF16_MIN_PARAMETERS and not trainer.sharded:
         for p in model.parameters():
             if not p.requires_grad:
                 p.data = p.data.bfloat16()

@@ -96,19 +96,18 @@ def collate_first_stage(
         ids[b, :, :n] = speech_streams(tokens, context)
     return ids, targets, guide
 
-# %% ../../nbs/train/09_batches.ipynb #bb53bca2
+# %% ../../nbs/train/09_batches.ipynb #d8b2a7db
 def collate_finetuning(
     batch: list,  # of `TokenizedUtterance`
     layout: TokenLayout,
     rng: torch.Generator,
     corrupt: float = 0.0,  # as in `collate_first_stage`
     drop_text: float = 0.0,  # likewise
-    released_loss: bool = False,  # count text and padding in the loss, as the released finetuning does
     streams: int = 1,  # as in `collate_first_stage`
 ) -> tuple:  # ids (batch, streams, time), targets (batch, time)
     "Return input ids and next-token targets of a batch for finetuning."
     ids, targets, _ = collate_first_stage(batch, layout, rng, corrupt=corrupt, drop_text=drop_text, streams=streams)
-    return (ids, ids[:, 0].roll(-1, 1)) if released_loss else (ids, targets)
+    return ids, targets
 
 # %% ../../nbs/train/09_batches.ipynb #99f74b46
 def collate_second_stage(

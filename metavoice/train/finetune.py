@@ -200,7 +200,7 @@ def resolve_settings(self: Finetuner):
         make_run_folder(self.out)
         save_config(c, path, data=data_key)
 
-# %% ../../nbs/train/24_finetune.ipynb #34aaac63
+# %% ../../nbs/train/24_finetune.ipynb #6c7af1dd
 @patch
 def training_config(
     self: Finetuner,
@@ -214,7 +214,7 @@ def training_config(
     if stage == 'decoder':
         steps = c.decoder_steps
     shared = ('learning_rate', 'schedule', 'warmup', 'weight_decay', 'max_grad_norm', 'grad_accum_steps', 'save_steps')
-    settings = {name: getattr(c, name) for name in (*shared, 'bf16', 'seed')} | dict(
+    settings = {name: getattr(c, name) for name in (*shared, 'precision', 'seed')} | dict(
         minutes=share * (c.minutes or 0.0),
         steps=None if c.budget == 'minutes' else steps,
         min_learning_rate=c.learning_rate / 10,
@@ -280,7 +280,7 @@ def draw_speakers(
     kept = self.recordings.speakers(batch, rng)
     return kept * (torch.rand(len(batch), 1, generator=rng) >= self.config.drop_speaker)
 
-# %% ../../nbs/train/24_finetune.ipynb #102e477d
+# %% ../../nbs/train/24_finetune.ipynb #feec096c
 @patch
 def generate_samples(self: Finetuner, model: GPT, step: int) -> list:  # file names in the run's folder
     "Speak the sample sentences with the current weights."
@@ -337,7 +337,7 @@ def train_first_stage(self: Finetuner) -> bool:  # whether it was trained to the
     trainer, batches = self.begin_stage('first', model)
 
     def collate(batch, rng, **options):
-        return collate_finetuning(batch, layout, rng, released_loss=c.released_loss, streams=streams, **options)
+        return collate_finetuning(batch, layout, rng, streams=streams, **options)
 
     held_out = validation_batches(self.recordings.val, self.recordings.speakers, collate, max(8, c.batch_size))
 

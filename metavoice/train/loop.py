@@ -30,9 +30,19 @@ from metavoice.train.distributed import (
 from .optim import TrainingConfig, make_optimizers
 
 # %% auto #0
-__all__ = ['Trainer', 'draw_sharded_batch']
+__all__ = ['LEAST_SCALE', 'pick_precision', 'Trainer', 'draw_sharded_batch']
 
-# %% ../../nbs/train/14_loop.ipynb #44af1641
+# %% ../../nbs/train/14_loop.ipynb #0f7550a6
+LEAST_SCALE = 2.0  # factor of the loss in float16 below which an infinite gradient is an error
+
+
+def pick_precision(device: torch.device) -> str:
+    "Return the number format in which a device multiplies best."
+    if has_native_bfloat16(device):
+        return 'bfloat16'
+    return 'float16' if device.type == 'cuda' else 'float32'
+
+# %% ../../nbs/train/14_loop.ipynb #d1cf5585
 class Trainer:
     "Resumable training of one model in a folder with state.pt (checkpoint) and log.jsonl; resumes if state.pt exists."
 
@@ -53,7 +63,10 @@ class Trainer:
         self.device, self.rank = self.accelerator.device, self.accelerator.process_index
         self.processes, self.is_main = self.accelerator.num_processes, self.accelerator.is_main_process
         self.sharded, self.objective = self.accelerator.is_fsdp2, None
-        self.bf16 = has_native_bfloat16(self.device) if self.config.bf16 is None else self.config.bf16
+        self.precision = self.config.precision or pick_precision(self.device)
+        if self.sharded and self.precision == 'float16':
+            raise OptionError("float16 doesn't go together with FSDP; use precision bfloat16 or float32")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == 'float16')
         model.to(self.device)
         self.optimizers, self.pending_optimizer_states = make_optimizers(model, self.config), None
         self.rng = torch.Generator().manual_seed(self.config.seed + self.rank)
@@ -76,8 +89,9 @@ class Trainer:
         return min(1.0, self.step / c.steps if c.steps else self.spent / (60 * c.minutes))
 
     def autocast(self):
-        "Return torch's autocast context, with bfloat16 if `bf16` is set and disabled otherwise."
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+        "Return torch's autocast context in the precision of the training; it does nothing in float32."
+        dtype = torch.float16 if self.precision == 'float16' else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.precision != 'float32')
 
     def stop(self):
         "End the run after the current step, with a checkpoint; may be called from any thread."
@@ -135,7 +149,7 @@ def optimizer_states(self: Trainer) -> list:
         return [o.state_dict() for o in self.optimizers]
     return [get_sharded_optimizer_state(self.objective, self.optimizers)]
 
-# %% ../../nbs/train/14_loop.ipynb #55f8a86f
+# %% ../../nbs/train/14_loop.ipynb #c2b9a75d
 @patch
 def save(self: Trainer):
     "Write the checkpoint atomically; with several processes, call it in all of them."
@@ -162,6 +176,7 @@ def save(self: Trainer):
         spent=self.spent,
         best=self.best_value,
         sums=self.metric_sums,
+        scaler=self.scaler.state_dict(),
         kept=self.pending_states | {name: part.state_dict() for name, part in self.parts.items()},
     )
     with atomic_write(self.out / 'state.pt') as t:
@@ -199,7 +214,7 @@ def load_rng_states(
     if 'common' in state:
         self.shared_rng.set_state(state['common'])
 
-# %% ../../nbs/train/14_loop.ipynb #811711bb
+# %% ../../nbs/train/14_loop.ipynb #5d856e5a
 @patch
 def load(self: Trainer):
     "Resume from the checkpoint; raises `MetaVoiceError` if it is broken or of another model."
@@ -216,6 +231,8 @@ def load(self: Trainer):
                 optimizer.load_state_dict(saved)
         self.step, self.spent, self.pending_states = state['step'], state['spent'], state['kept']
         self.best_value, self.metric_sums = state.get('best'), state.get('sums', {})
+        if state.get('scaler') and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state['scaler'])
         self.load_rng_states(state)
     except Exception as e:
         reason = str(e).splitlines()[0]
@@ -253,7 +270,7 @@ def sync_processes(
     states = gather(mine)
     self.spent, self.stopping = float(states[0, 0]), bool(states[:, 1].any())
 
-# %% ../../nbs/train/14_loop.ipynb #3c2ec626
+# %% ../../nbs/train/14_loop.ipynb #8366da55
 @patch
 def accumulate(self: Trainer) -> dict:  # name → mean over the batches; for 'tokens' the sum
     "Accumulate and clip the gradients of a step's batches; raises `MetaVoiceError` if they aren't finite."
@@ -261,13 +278,16 @@ def accumulate(self: Trainer) -> dict:  # name → mean over the batches; for 't
     for i in range(n):
         with nullcontext() if i == n - 1 else self.accelerator.no_sync(self.objective):
             parts = self.objective(self)
-            self.accelerator.backward(parts['loss'] / n)
+            self.accelerator.backward(self.scaler.scale(parts['loss'] / n))
         for name, value in parts.items():
             value = value.item() if isinstance(value, Tensor) else value
             metrics[name] = metrics.get(name, 0.0) + value / (1 if name == 'tokens' else n)
+    for optimizer in self.optimizers if self.scaler.is_enabled() else ():
+        self.scaler.unscale_(optimizer)
     trainable = [p for p in self.model.parameters() if p.requires_grad]
     norm = to_full_tensor(nn.utils.clip_grad_norm_(trainable, self.config.max_grad_norm))
-    if not norm.isfinite():
+    metrics['skipped'] = float(not norm.isfinite())
+    if not norm.isfinite() and self.scaler.get_scale() < LEAST_SCALE:
         self.weights_consistent = False  # so that the checkpoint on disk is kept
         raise MetaVoiceError(
             f"the loss is {metrics['loss']} and its gradient {float(norm)} after {self.step} steps; "
@@ -275,7 +295,7 @@ def accumulate(self: Trainer) -> dict:  # name → mean over the batches; for 't
         )
     return metrics
 
-# %% ../../nbs/train/14_loop.ipynb #90e62db8
+# %% ../../nbs/train/14_loop.ipynb #2a652205
 @patch
 def train_step(
     self: Trainer,
@@ -289,8 +309,13 @@ def train_step(
         optimizer.zero_grad(set_to_none=True)
     metrics = self.accumulate()
     self.weights_consistent = False
-    for optimizer in self.optimizers:
-        optimizer.step()
+    if not metrics['skipped']:
+        for optimizer in self.optimizers:
+            optimizer.step()
+    if self.scaler.is_enabled():
+        self.scaler.update()
+    else:
+        del metrics['skipped']
     self.step += 1
     self.weights_consistent, seconds = True, time.monotonic() - started
     for name, value in dict(metrics, seconds=seconds, steps=1).items():

@@ -15,10 +15,11 @@ from ..core.devices import has_native_bfloat16
 from ..core.errors import OptionError
 
 # %% auto #0
-__all__ = ['LR_SCHEDULES', 'TrainingConfig', 'orthogonalise', 'Muon', 'make_optimizers']
+__all__ = ['LR_SCHEDULES', 'PRECISIONS', 'TrainingConfig', 'orthogonalise', 'Muon', 'make_optimizers']
 
-# %% ../../nbs/train/11_optim.ipynb #43a7044e
+# %% ../../nbs/train/11_optim.ipynb #eb7e9f91
 LR_SCHEDULES = ('cosine', 'constant')
+PRECISIONS = ('float32', 'bfloat16', 'float16')
 
 
 @dataclass
@@ -37,12 +38,14 @@ class TrainingConfig:
     save_seconds: float = 180.0  # seconds between checkpoints
     save_steps: int | None = None  # steps between checkpoints, in place of `save_seconds`
     muon: bool = False  # Muon for the matrices of transformer blocks, AdamW for the rest
-    bf16: bool | None = None  # multiply in bfloat16; None: if the device does so natively
+    precision: str | None = None  # of matrix products: one of `PRECISIONS`; None: as the device does them best
     seed: int = 0
 
     def __post_init__(self):
         if self.schedule not in LR_SCHEDULES:
             raise OptionError(f"unknown schedule {self.schedule!r}; use {' or '.join(LR_SCHEDULES)}")
+        if self.precision not in (None, *PRECISIONS):
+            raise OptionError(f"unknown precision {self.precision!r}; use {', '.join(PRECISIONS)} or None")
 
     def learning_rate_at(
         self,

@@ -55,7 +55,7 @@ from metavoice.train.tokens import (
 __all__ = ['PRETRAIN_SIZES', 'PRETRAIN_STAGES', 'PRETRAIN_TIME_SHARES', 'ADVERSARIAL', 'NANO_DEFAULTS', 'PretrainSize',
            'Pretrainer']
 
-# %% ../../nbs/train/29_pretrain.ipynb #9be539dc
+# %% ../../nbs/train/29_pretrain.ipynb #81bcd0ca
 @dataclass
 class PretrainSize:
     "The shapes of a bundle's parts, and how they are trained."
@@ -68,7 +68,7 @@ class PretrainSize:
     batch_tokens: int = 8192  # tokens in a batch of the stages
     batch_crops: int = 16  # crops in a batch of the codec
     compile: bool = True  # by `torch.compile`
-    bf16: bool | None = None  # as in `TrainingConfig`
+    precision: str | None = None  # as in `TrainingConfig`
 
 
 def _codec_config(**shape) -> NanoCodecConfig:
@@ -99,7 +99,7 @@ def _tiny_size() -> PretrainSize:
         batch_tokens=1000,
         batch_crops=4,
         compile=False,
-        bf16=False,
+        precision='float32',
     )
 
 
@@ -229,7 +229,7 @@ class Pretrainer:
                 save_file(embeddings, t)
         return SpeakerEmbeddings(load_file(path))
 
-# %% ../../nbs/train/29_pretrain.ipynb #1cc8692a
+# %% ../../nbs/train/29_pretrain.ipynb #b571df5a
 @patch
 def training_config(
     self: Pretrainer,
@@ -244,7 +244,7 @@ def training_config(
     return TrainingConfig(
         minutes=60 * self.hours * shares[stage] / sum(shares.values()),
         steps=self.steps,
-        bf16=self.size.bf16,
+        precision=self.size.precision,
         learning_rate=learning_rate * (0.6 if self.start else 1),
         **options,
     )

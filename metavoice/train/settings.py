@@ -21,7 +21,7 @@ __all__ = ['TEXT_DEFAULTS', 'BASE_WIDTH', 'BASE_LEARNING_RATE', 'LORA_LEARNING_R
            'DEFAULT_DECODER_STEPS', 'RESUMABLE_SETTINGS', 'FinetuneConfig', 'fill_text_settings', 'caption_options',
            'text_defaults', 'fill_config', 'check_resume']
 
-# %% ../../nbs/train/18_settings.ipynb #e03f79e4
+# %% ../../nbs/train/18_settings.ipynb #268a7947
 @dataclass(frozen=True)
 class FinetuneConfig(Settings):
     "What is finetuned, on which recordings, and how; raises `OptionError` for a value that isn't allowed."
@@ -67,13 +67,13 @@ class FinetuneConfig(Settings):
     # share of utterances without text (default: 0.1 for models with prompt guidance, else 0)
     drop_text: Proportion | None = None
     corrupt: Proportion = 0.0  # share of the audio tokens in the input that are replaced by random ones
-    released_loss: bool = False  # include text and padding in the loss, as the released finetuning does
     # all recordings are of one speaker (default: judged by their embeddings if no speakers are named)
     one_voice: bool | None = None
     voice: str | None = None  # name of the voice in the result (default: the run's name)
     hold_out: Proportion = 0.1  # share of the recordings to validate on if val isn't given
     skip: bool = False  # leave out recordings with problems
-    bf16: bool | None = None  # compute in bfloat16 (default: if the device has it natively)
+    # number format of the matrix products (default: bfloat16 where the device has it; float16 on other GPUs)
+    precision: Literal['float32', 'bfloat16', 'float16'] | None = None
     checkpointing: bool = False  # recompute activations in the backward pass to save memory
     compile: bool = False  # compile the transformer blocks; saves time in runs of several minutes
     log_steps: PositiveInt = 10  # steps between lines of the log

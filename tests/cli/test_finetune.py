@@ -23,7 +23,7 @@ def settings(tmp_path_factory):
     data = dict(train=str(folder/"train.csv"), val=str(folder/"val.csv"))
     steps = dict(steps=6, batch_size=2, learning_rate=1e-3, log_steps=2, evaluate_steps=3)
     model = str(write_random_bundle(folder/"model"))
-    yield data | steps | dict(model=model, decoder=False, samples=0, report_to="none", bf16=False)
+    yield data | steps | dict(model=model, decoder=False, samples=0, report_to="none", precision="float32")
     patch.undo()
 
 

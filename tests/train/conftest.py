@@ -75,7 +75,7 @@ def settings(finetune_data, random_model, finetune_environment):
     "Settings of a short finetuning run, without its folder."
     data = dict(train=str(finetune_data / "train.csv"), val=str(finetune_data / "val.csv"), model=str(random_model))
     steps = dict(steps=6, batch_size=2, learning_rate=1e-3, log_steps=2, evaluate_steps=3)
-    return data | steps | dict(decoder=False, samples=0, report_to="none", bf16=False)
+    return data | steps | dict(decoder=False, samples=0, report_to="none", precision="float32")
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +86,7 @@ def finetuned(finetune_data, random_model, finetune_environment, tmp_path_factor
 
     data = dict(train=str(finetune_data / "train.csv"), val=str(finetune_data / "val.csv"), model=str(random_model))
     steps = dict(steps=6, batch_size=2, learning_rate=1e-3, log_steps=2, evaluate_steps=3)
-    quiet, runs = dict(decoder=False, samples=0, report_to="none", bf16=False, dtype="float32"), {}
+    quiet, runs = dict(decoder=False, samples=0, report_to="none", precision="float32", dtype="float32"), {}
 
     def finetune(method):
         if method not in runs:
@@ -110,5 +110,5 @@ def spoken_run(finetune_data, finetune_environment, tmp_path_factory):
     data = dict(train=str(finetune_data / "train.csv"), val=str(finetune_data / "val.csv"))
     steps = dict(steps=2, batch_size=2, learning_rate=1e-3, log_steps=2, evaluate_steps=2)
     samples = dict(samples=1, sample_texts=["The dog slept."], report_to="tensorboard")
-    Finetuner(out=str(out), method="lora", **data, **steps, **samples, decoder=False, bf16=False).run()
+    Finetuner(out=str(out), method="lora", **data, **steps, **samples, decoder=False, precision="float32").run()
     return out

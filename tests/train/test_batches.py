@@ -17,14 +17,12 @@ def utterances():
     return [utterance(frames) for frames in (20, 33)]
 
 
-def test_text_and_padding_are_masked_without_released_loss(utterances):
+def test_text_and_padding_are_masked(utterances):
     layout, rng = TokenLayout(), torch.Generator().manual_seed(0)
     ids, targets = collate_finetuning(utterances, layout, rng)
     audio = ids[0, 0, 3:3 + 40].tolist()
     assert targets[0][targets[0] >= 0].tolist() == audio + [layout.end_of_audio]
     assert (targets[:, :2] == -100).all()
-    ids, targets = collate_finetuning(utterances, layout, rng, released_loss=True)
-    assert torch.equal(targets, ids[:, 0].roll(-1, 1))
 
 
 def test_a_pass_continues_from_its_state(utterances):

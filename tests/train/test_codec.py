@@ -71,7 +71,7 @@ def test_idle_entries_move_to_their_phone():
 
 def test_a_stopped_training_ends_as_one_that_ran_through(corpus, tmp_path):
     options = dict(batch_size=2, compile=False, log_every=1, unquantised=0.3)
-    config = dict(learning_rate=2e-3, bf16=False)
+    config = dict(learning_rate=2e-3, precision="float32")
     whole = train_codec(new_codec(), corpus, tmp_path / "whole", TrainingConfig(steps=6, **config), **options)
 
     def stop(line):

@@ -32,7 +32,7 @@ def data(demo_corpus):
 def train(folder, data, steps, codec=None, **options):
     sounds, codes = data
     options = dict(batch_size=2, seconds=0.3, compile=False, log_every=1) | options
-    config = TrainingConfig(steps=steps, learning_rate=2e-3, bf16=False)
+    config = TrainingConfig(steps=steps, learning_rate=2e-3, precision="float32")
     return train_decoder(codec or new_codec(), sounds.__getitem__, codes, folder, config, **options)
 
 
@@ -75,7 +75,7 @@ def test_a_stopped_training_ends_as_one_that_ran_through(data, tmp_path):
 
 def test_discriminators_learn_to_tell_noise_from_a_tone(tmp_path):
     torch.manual_seed(0)
-    trainer = Trainer(torch.nn.Linear(1, 1), tmp_path, TrainingConfig(steps=30, bf16=False))
+    trainer = Trainer(torch.nn.Linear(1, 1), tmp_path, TrainingConfig(steps=30, precision="float32"))
     critics, tone = Critics(24000, "cpu", 2e-3), torch.sin(torch.arange(9600) / 9).expand(2, -1)
     found = []
     for _ in range(15):

@@ -8,7 +8,7 @@ from metavoice.models.gpt import load_gpt
 from metavoice.train.losses import first_stage_loss
 
 
-def test_released_loss_is_the_golden_one(golden, expected):
+def test_the_loss_is_the_golden_one(golden, expected):
     checkpoint = torch.load(golden / "first_stage.pt", weights_only=True)
     model = load_gpt(checkpoint["model"], convert_stage_config(checkpoint), "golden")
     ids, who = torch.from_numpy(expected["fs_ids"]).long(), torch.from_numpy(expected["fs_spk"])
