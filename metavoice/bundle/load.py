@@ -47,8 +47,8 @@ from ..text.tokeniser import Tokeniser
 
 # %% auto #0
 __all__ = ['LARGE_FILE_BYTES', 'read_adapter', 'apply_adapter', 'check_stage', 'read_tokeniser', 'load_converted_gpt',
-           'read_stage', 'read_speaker_encoder', 'read_codec', 'read_listener', 'read_mbd', 'Bundle', 'is_memory_bound',
-           'load_bundle', 'iter_stored_tensors', 'count_stored_parameters']
+           'stage_config', 'read_stage', 'read_speaker_encoder', 'read_codec', 'read_listener', 'read_mbd', 'Bundle',
+           'is_memory_bound', 'load_bundle', 'iter_stored_tensors', 'count_stored_parameters']
 
 # %% ../../nbs/bundle/03_load.ipynb #1250e39a
 def read_adapter(
@@ -112,7 +112,7 @@ def read_tokeniser(path: Path, entry: dict) -> Tokeniser:
             return read_tokeniser_json(path.read_text(encoding="utf-8"))
         return Tokeniser.from_meta(safe_torch_load(path)["meta"]["tokenizer"])
 
-# %% ../../nbs/bundle/03_load.ipynb #e7dac9ec
+# %% ../../nbs/bundle/03_load.ipynb #e8c9e297
 def load_converted_gpt(
     weights,  # yields (name, tensor)
     config: GPTConfig,
@@ -140,6 +140,15 @@ def load_converted_gpt(
     return model
 
 
+def stage_config(
+    path: Path,
+    entry: dict,
+) -> GPTConfig:
+    "Return the configuration of a stage, from its entry or from its released checkpoint."
+    released = entry["kind"] == "released"
+    return convert_stage_config(safe_torch_load(path)) if released else GPTConfig(**entry["config"])
+
+
 def read_stage(
     path: Path,
     entry: dict,
@@ -153,8 +162,7 @@ def read_stage(
     "Read a stage, with an adapter added and the weights quantised or packed. Raises `BundleError`, `OptionError`."
     check_quantise_method(method, device)
     with raise_bundle_error(path):
-        released = entry["kind"] == "released"
-        config = convert_stage_config(safe_torch_load(path)) if released else GPTConfig(**entry["config"])
+        config = stage_config(path, entry)
         check_stage(config, part, layout)
         weights = apply_adapter(iter_weights(path, dtype, device), adapter)
         if method is None:

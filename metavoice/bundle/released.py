@@ -27,7 +27,7 @@ __all__ = ['SCHEDULE_NAMES', 'UNET_DEFAULTS', 'RELEASED_REPO', 'ENCODEC_REPO', '
            'settings_to_container', 'check_band_config', 'convert_band_config', 'load_released_mbd', 'make_hub_entry',
            'make_released_manifest', 'convert_stage_config']
 
-# %% ../../nbs/bundle/00_released.ipynb #096dbd02
+# %% ../../nbs/bundle/00_released.ipynb #b4e20d40
 CONTAINER_TYPES = "dict list tuple set str int float bool bytes object NoneType".split()
 READ_ERRORS = (
     OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError, AssertionError, IndexError,
@@ -79,7 +79,7 @@ def make_stand_in(
         return read_number
     settings = re.fullmatch(r"omegaconf\.[\w.]+|typing\.\w+|pathlib\.\w*Path|argparse\.Namespace", name)
     if settings or name in [f"builtins.{t}" for t in CONTAINER_TYPES]:
-        return type("Inert", (Inert,), {})
+        return Inert
     return None
 
 # %% ../../nbs/bundle/00_released.ipynb #e42568d3

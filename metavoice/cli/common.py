@@ -145,12 +145,12 @@ def add_model_arguments(
 # %% ../../nbs/cli/00_common.ipynb #cd67e9f8
 LOAD_OPTIONS = ('device', 'dtype', 'quantise', 'compile', 'engine', 'first_stage_path')
 
-# %% ../../nbs/cli/00_common.ipynb #a32d72ae
+# %% ../../nbs/cli/00_common.ipynb #de4010d2
 def load_options(
     args,  # parsed arguments
 ) -> dict:  # keyword arguments of `TTS.from_pretrained`
-    "Return the options with which a command loads its model."
-    return {name: getattr(args, name) for name in LOAD_OPTIONS}
+    "Return the options with which a command loads its model; those that it doesn't offer are None."
+    return {name: getattr(args, name, None) for name in LOAD_OPTIONS}
 
 # %% ../../nbs/cli/00_common.ipynb #29e2d09e
 def read_text_argument(

@@ -106,7 +106,7 @@ def format_info(
         *voices,
     ]
 
-# %% ../../nbs/cli/03_info.ipynb #8c9b8701
+# %% ../../nbs/cli/03_info.ipynb #7382271d
 SHOWN_SEGMENTS = (1, 2, 4, 8, 16)  # side by side
 SHOWN_MEMORIES = (8, 12, 16, 24)  # GB of a GPU
 
@@ -121,19 +121,18 @@ def describe_memory(
     from metavoice.bundle.load import load_bundle
     from metavoice.bundle.memory import memory_use
     from metavoice.core.devices import pick_device
-    from metavoice.generate.options import SpeechOptions, SamplingOptions
+    from metavoice.generate.options import SpeechOptions
 
     device = device or pick_device(None).type
     bundle = load_bundle(model, 'cpu', dtype or (None if device == 'cpu' else 'bfloat16'))
     bundle.quantise = quantise
     options = SpeechOptions().resolve(bundle)
-    branches = SamplingOptions(**options.sampling()).branches
-    use = memory_use(bundle, branches, options.vocoder, device)
+    use = memory_use(bundle, options.branches, options.vocoder, device)
     total = {n: use.total(n) for n in SHOWN_SEGMENTS}
     fitting = {f'{size} GB': use.segments(size * 1e9) for size in SHOWN_MEMORIES}
     number = str(bundle.dtype).removeprefix('torch.')
     about = dict(name=bundle.name, device=device, dtype=number, quantise=quantise, vocoder=options.vocoder)
-    cache = dict(row=use.row, rows_per_segment=branches)
+    cache = dict(row=use.row, rows_per_segment=use.branches)
     return about | dict(weights=use.weights, cache=cache, reserved=use.reserved, total=total, segments=fitting)
 
 

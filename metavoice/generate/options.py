@@ -123,7 +123,7 @@ def make_text_options(**options) -> TextOptions:
 
     return TextOptions(**options)
 
-# %% ../../nbs/generate/00_options.ipynb #d0df5774
+# %% ../../nbs/generate/00_options.ipynb #d710fa64
 VOCODERS = ('mbd', 'codec')
 
 PER_TEXT = (
@@ -187,6 +187,11 @@ class SpeechOptions(TypedSettings):
         "Return the fields of `SamplingOptions`, for `generate.decoding`; the options have to be resolved."
         names = ('guidance', 'prompt_guidance', 'temperature', 'top_p', 'top_k', 'constrain')
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def branches(self) -> int:  # 1 to 3
+        "Rows of the first stage for each segment, as `SamplingOptions.branches`; the options have to be resolved."
+        return SamplingOptions(**self.sampling()).branches
 
 # %% ../../nbs/generate/00_options.ipynb #a74fcd36
 def sliders() -> dict[str, Slider]:

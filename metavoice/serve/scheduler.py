@@ -238,7 +238,7 @@ def _assign(self: BatchScheduler):
         group.waiting.append(generation)
         rows[generation.job] += 1
 
-# %% ../../nbs/serve/05_scheduler.ipynb #9bc14a1b
+# %% ../../nbs/serve/05_scheduler.ipynb #0252f26f
 @patch
 def _shrink(self: BatchScheduler, key: tuple):
     "Give up the batch of a group, whose generations wait again, and halve the number of rows."
@@ -256,17 +256,19 @@ def _shrink(self: BatchScheduler, key: tuple):
 def _step(self: BatchScheduler, key: tuple):
     "Run one step of a group; an error, other than refused memory, ends the generations of this group only."
     group = self.groups[key]
+    retries = None
     try:
         retries = group.step()
     except Exception as e:
-        if is_out_of_memory(e) and self.max_batch > 1:
-            self._shrink(key)
+        if not (is_out_of_memory(e) and self.max_batch > 1):
+            if not isinstance(e, MetaVoiceError):
+                logger.exception("a step of the first stage failed")
+                e = MetaVoiceError("the first stage failed; the server's log has the reason")
+            del self.groups[key]
+            group.fail(e)
             return
-        if not isinstance(e, MetaVoiceError):
-            logger.exception("a step of the first stage failed")
-            e = MetaVoiceError("the first stage failed; the server's log has the reason")
-        del self.groups[key]
-        group.fail(e)
+    if retries is None:  # here, because the error holds the memory of the batch
+        self._shrink(key)
         return
     with self.condition:
         self.waiting[:0] = retries

@@ -10,7 +10,7 @@ import unicodedata
 
 # %% auto #0
 __all__ = ['WORD', 'VOWELS', 'SILENT_E', 'SYLLABIC', 'DIGIT_SYLLABLES', 'LETTER_SYLLABLES', 'MARKS', 'count_syllables',
-           'plausible_seconds', 'expected_seconds']
+           'count_sounds', 'plausible_seconds', 'expected_seconds']
 
 # %% ../../nbs/text/13_duration.ipynb #6d0a7ed3
 WORD = re.compile(r"[^\W\d_]+|\d+")
@@ -38,25 +38,32 @@ def count_syllables(
     spelled = len(word) + word.count('W') if word.isupper() else 2 * (groups == 0)
     return max(1, groups), max(1, groups, len(word) / 4, spelled)
 
-# %% ../../nbs/text/13_duration.ipynb #afc70cb8
+# %% ../../nbs/text/13_duration.ipynb #8261c249
 MARKS = re.compile(r'[^\w\s\'’-]+')  # a run of them is one pause
+
+
+def count_sounds(
+    text: str,  # words as they are said
+) -> tuple[float, float, int]:
+    "Return the least and the most syllables of a text, and its pauses."
+    low = high = 0.0
+    for word in WORD.findall(text):
+        fewest, most = count_syllables(word)
+        low, high = low + fewest, high + most
+    return low, high, len(MARKS.findall(text.rstrip(' .!?…\n')))
 
 
 def plausible_seconds(
     text: str,  # words as they are said
 ) -> tuple[float, float]:
     "Return the least and the most seconds of speech, the silence at its ends included."
-    low = high = 0.0
-    for word in WORD.findall(text):
-        fewest, most = count_syllables(word)
-        low, high = low + fewest, high + most
-    inner = len(MARKS.findall(text.rstrip(' .!?…\n')))
-    return 0.1 + 0.11 * low, 1 + 0.5 * high + 0.5 * inner
+    low, high, pauses = count_sounds(text)
+    return 0.1 + 0.11 * low, 1 + 0.5 * high + 0.5 * pauses
 
-# %% ../../nbs/text/13_duration.ipynb #019917cc
+# %% ../../nbs/text/13_duration.ipynb #8348e1a3
 def expected_seconds(
     text: str,  # words as they are said
 ) -> float:
     "Return the expected seconds of speech, the silence at its ends included."
-    syllables = sum(sum(count_syllables(word)) / 2 for word in WORD.findall(text))
-    return 0.3 + 0.2 * syllables + 0.25 * len(MARKS.findall(text.rstrip(' .!?…\n')))
+    low, high, pauses = count_sounds(text)
+    return 0.3 + 0.2 * (low + high) / 2 + 0.25 * pauses

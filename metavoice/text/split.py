@@ -265,14 +265,14 @@ def _single_sentences(text):
         speaks = speaks or part_speaks
     return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)])]
 
-# %% ../../nbs/text/12_split.ipynb #601acf89
+# %% ../../nbs/text/12_split.ipynb #9a962c4c
 def split_text(
     text: str,
     tokeniser: Tokeniser,
     max_tokens: int,  # in a segment, its end of text included; at least 8, so that any character fits
     one_sentence: bool = False,  # never two sentences in a segment
     unsaid: str = '',  # characters that are left out after the cut, such as quotes
-    measure: Callable[[str], int] | None = None,  # another size of a part, in tokens; the larger one counts
+    measure: Callable[[str], int] = lambda part: 0,  # another size of a part, in tokens; the larger one counts
 ) -> list:  # strings without white space at their ends; empty for a blank text
     "Split a text into segments at sentences, clauses, words, or else characters; nothing is lost but white space."
     if max_tokens < 8:
@@ -285,19 +285,19 @@ def split_text(
 
     def size(part):
         part = said(part)
-        return max(len(tokeniser.encode(part)), measure(part) if measure else 0)
+        return max(len(tokeniser.encode(part)), measure(part))
 
     def fits(part):
-        if measure and measure(said(part)) > max_tokens:
-            return False
-        return 4 * len(part) < max_tokens or size(part) <= max_tokens  # a character has up to 4 bytes, a token one
+        part = said(part)
+        few = 4 * len(part) < max_tokens  # a character has up to 4 bytes, a token at least one
+        return measure(part) <= max_tokens and (few or len(tokeniser.encode(part)) <= max_tokens)
 
     parts = _single_sentences(text) if one_sentence else [text]
     functions = BREAK_FUNCTIONS[1:] if one_sentence else BREAK_FUNCTIONS
     segments = [said(segment) for part in parts for segment in _cut(part, size, fits, max_tokens, functions)]
     return [segment for segment in segments if segment]
 
-# %% ../../nbs/text/12_split.ipynb #d4510c4d
+# %% ../../nbs/text/12_split.ipynb #049c0442
 PAUSES = dict(
     word=0.03, clause=0.12, sentence=0.3, line=0.35, item=0.4, paragraph=0.6, heading=0.6
 )  # seconds after a part of a sentence or a block
@@ -321,7 +321,7 @@ def split_with_pauses(
     tokeniser: Tokeniser,
     limit: int,  # tokens in a segment, its end of text included
     one_sentence: bool = False,  # never two sentences in a segment
-    measure: Callable[[str], int] | None = None,  # as in `split_text`
+    measure: Callable[[str], int] = lambda part: 0,  # as in `split_text`
 ) -> list[tuple[str, float]]:  # segments, each with the seconds of silence after it; none after the last
     "Split the blocks of a prepared text into segments to be spoken."
     out, quoted = [], prepared.quoted or [block.text for block in prepared.blocks]

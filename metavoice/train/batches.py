@@ -96,7 +96,7 @@ def collate_first_stage(
         ids[b, :, :n] = speech_streams(tokens, context)
     return ids, targets, guide
 
-# %% ../../nbs/train/09_batches.ipynb #d8b2a7db
+# %% ../../nbs/train/09_batches.ipynb #7961dfdb
 def collate_finetuning(
     batch: list,  # of `TokenizedUtterance`
     layout: TokenLayout,
@@ -106,8 +106,7 @@ def collate_finetuning(
     streams: int = 1,  # as in `collate_first_stage`
 ) -> tuple:  # ids (batch, streams, time), targets (batch, time)
     "Return input ids and next-token targets of a batch for finetuning."
-    ids, targets, _ = collate_first_stage(batch, layout, rng, corrupt=corrupt, drop_text=drop_text, streams=streams)
-    return ids, targets
+    return collate_first_stage(batch, layout, rng, corrupt=corrupt, drop_text=drop_text, streams=streams)[:2]
 
 # %% ../../nbs/train/09_batches.ipynb #99f74b46
 def collate_second_stage(

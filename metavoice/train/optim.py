@@ -15,7 +15,18 @@ from ..core.devices import has_native_bfloat16
 from ..core.errors import OptionError
 
 # %% auto #0
-__all__ = ['LR_SCHEDULES', 'PRECISIONS', 'TrainingConfig', 'orthogonalise', 'Muon', 'make_optimizers']
+__all__ = ['LEAST_SCALE', 'LR_SCHEDULES', 'PRECISIONS', 'pick_precision', 'TrainingConfig', 'orthogonalise', 'Muon',
+           'make_optimizers']
+
+# %% ../../nbs/train/11_optim.ipynb #40deb63b
+LEAST_SCALE = 2.0  # factor of the loss in float16 below which an infinite gradient is an error
+
+
+def pick_precision(device: torch.device) -> str:
+    "Return the number format in which a device multiplies best."
+    if has_native_bfloat16(device):
+        return 'bfloat16'
+    return 'float16' if device.type == 'cuda' else 'float32'
 
 # %% ../../nbs/train/11_optim.ipynb #eb7e9f91
 LR_SCHEDULES = ('cosine', 'constant')

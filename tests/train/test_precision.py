@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-import metavoice.train.loop as loop
+import metavoice.train.optim as optim
 from metavoice.core.errors import MetaVoiceError, OptionError
-from metavoice.train.loop import Trainer, pick_precision
-from metavoice.train.optim import TrainingConfig
+from metavoice.train.loop import Trainer
+from metavoice.train.optim import TrainingConfig, pick_precision
 
 
 def line_loss(trainer):
@@ -29,7 +29,7 @@ def make_trainer(folder, **settings):
 ])
 def test_the_default_suits_the_device(monkeypatch, native, device, expected):
     "A GPU before Ampere has no bfloat16."
-    monkeypatch.setattr(loop, "has_native_bfloat16", lambda device: native)
+    monkeypatch.setattr(optim, "has_native_bfloat16", lambda device: native)
     assert pick_precision(torch.device(device)) == expected
 
 
