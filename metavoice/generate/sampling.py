@@ -16,8 +16,9 @@ from .options import SamplingOptions
 
 # %% auto #0
 __all__ = ['apply_guidance', 'keep_top_k', 'sorted_top_p', 'top_p_probabilities', 'probabilities', 'uniform_noise',
-           'exponential_noise', 'exponential_race', 'sample', 'draw_tokens', 'make_generators', 'stack_branches',
-           'cfg_batch', 'cfg_context', 'combine_cfg', 'codebook_mask']
+           'exponential_noise', 'exponential_race', 'draw_on_device', 'sampling_numbers', 'sample', 'draw_tokens',
+           'make_generators', 'stack_branches', 'cfg_batch', 'cfg_context', 'branch_weights', 'combine_cfg',
+           'codebook_mask']
 
 # %% ../../nbs/generate/01_sampling.ipynb #a1eb256a
 def apply_guidance(
@@ -99,7 +100,7 @@ def probabilities(
         return logits.softmax(-1)
     return top_p_probabilities(logits, top_p)
 
-# %% ../../nbs/generate/01_sampling.ipynb #4c8a551d
+# %% ../../nbs/generate/01_sampling.ipynb #8dfc7c9c
 def uniform_noise(
     generators: list[torch.Generator],  # one on the CPU for each row
     shape: tuple,  # of one row's numbers
@@ -125,6 +126,31 @@ def exponential_race(
     "Return the token with the shortest waiting time."
     lead, token = (probs / noise).min(-1)  # the noise is negative, so the largest ratio in magnitude is the minimum
     return token.masked_fill_(lead.isnan(), -1)
+
+
+def draw_on_device(
+    logits: Tensor,  # (rows, vocab) float32
+    noise: Tensor,  # (rows, vocab), from `exponential_noise`
+    sampling: Tensor,  # (3,) from `sampling_numbers`
+) -> Tensor:  # (rows,) tokens; −1 where the logits are not finite
+    "Draw a token for each row: `exponential_race` of `probabilities`, with options that are read on the device."
+    temperature, top_k, rest = sampling.unbind()
+    last = logits.shape[-1] - 1
+    probs = (logits / temperature).softmax(-1)
+    ascending = probs.sort(-1).values
+    least = ascending.index_select(-1, (last + 1 - top_k).long().clamp(0, last)[None])  # of the k likeliest
+    sums = ascending.masked_fill(ascending < least, 0).cumsum(-1)
+    first = (sums <= rest * sums[:, -1:]).sum(-1, keepdim=True).clamp(max=last)  # of the nucleus
+    return exponential_race(probs.masked_fill(probs < ascending.gather(-1, first), 0), noise)
+
+
+def sampling_numbers(
+    options: SamplingOptions,
+    vocab: int,  # tokens that can be drawn
+) -> list[float]:
+    "Return what `draw_on_device` reads: temperature, number of tokens to keep, and probability outside the nucleus."
+    temperature, top_k = (1.0, 1) if options.temperature == 0 else (options.temperature, options.top_k)
+    return [temperature, min(top_k or vocab, vocab), 1 - (options.top_p or 1)]
 
 
 def sample(
@@ -193,7 +219,7 @@ def make_generators(
             raise OptionError(f"seed is {seed!r}; use a whole number from 0 to {2**32 - 1}, or None for a fresh one")
     return generators
 
-# %% ../../nbs/generate/01_sampling.ipynb #5008b6f6
+# %% ../../nbs/generate/01_sampling.ipynb #f1180188
 def stack_branches(
     whole: Tensor,  # (rows, …) input of the branch with speaker and text
     no_speaker: Tensor,  # of the branch without speaker
@@ -230,11 +256,19 @@ def cfg_context(
     return stack_branches(context, context, torch.zeros_like(context), options)
 
 
+def branch_weights(
+    options: SamplingOptions,
+) -> list[float]:
+    "Return the weight of each branch's logits, in the order of `cfg_batch`; they sum to 1."
+    scales = [o for o in (options.guidance, options.prompt_guidance) if o not in (None, 1)]
+    return [1 + sum(scale - 1 for scale in scales), *(1 - scale for scale in scales)]
+
+
 def combine_cfg(
     logits: Tensor,  # (rows·branches, vocab) in the order of `cfg_batch`
     options: SamplingOptions,
 ) -> Tensor:  # (rows, vocab)
-    "Return the guided logits of each text from those of its branches."
+    "Return the guided logits of each text from those of its branches: their sum, weighted by `branch_weights`."
     guidance, prompt_guidance = options.guidance, options.prompt_guidance
     if prompt_guidance in (None, 1):
         return logits if guidance == 1 else apply_guidance(logits[::2], logits[1::2], guidance)

@@ -189,7 +189,7 @@ class Block(nn.Module):
         x = x + self.attn(self.ln_1(x), cache, layer, lengths)
         return x + self.mlp(self.ln_2(x))
 
-# %% ../../nbs/models/02_gpt.ipynb #c8420a14
+# %% ../../nbs/models/02_gpt.ipynb #1f988c49
 class GPT(nn.Module):
     "The transformer of both stages, with the parameter names of the released checkpoints."
 
@@ -213,7 +213,7 @@ class GPT(nn.Module):
         if c.target_vocab_sizes is None:
             self.tie_heads()
         self.apply(self._init_weights)
-        self.compiling, self.compiled, self.steps_taken = False, None, 0  # used by `models.decode_step.DecodeStep`
+        self.compiling, self.engines = False, None  # used by `models.static_step`
         self.engine, self.quantise, self.session = 'torch', None, None  # used by `models.step_graph.make_decode_step`
 
     def tie_heads(self):
@@ -310,12 +310,15 @@ class GPT(nn.Module):
         self,
         batch: int,  # rows
         capacity: int,  # positions of each row
+        static: bool = False,  # for `StaticKVCache`: all memory at once, in the dtype of the model
     ) -> KVCache:
         "Return an empty cache of this model's shape, on its device, with the dtype of `pick_cache_dtype`."
         c, w = self.config, self.transformer.wpe.weight
-        dtype = w.dtype if self.compiling else pick_cache_dtype(w.device, w.dtype)
-        key_tiles = False if self.compiling else None
-        return KVCache(c.n_layer, batch, c.n_head, capacity, c.n_embd // c.n_head, dtype, w.device, key_tiles=key_tiles)
+        dtype = w.dtype if static else pick_cache_dtype(w.device, w.dtype)
+        shape = c.n_layer, batch, c.n_head, capacity, c.n_embd // c.n_head
+        if static:
+            return KVCache(*shape, dtype, w.device, block=capacity, key_tiles=False)
+        return KVCache(*shape, dtype, w.device)
 
     @property
     def num_parameters(self) -> int:

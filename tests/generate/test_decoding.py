@@ -13,10 +13,11 @@ import torch
 
 from metavoice.core.errors import MetaVoiceError, OptionError
 from metavoice.core.layout import TokenLayout
-from metavoice.generate.decoding import GenerationRequest, decode_steps, generate
+from metavoice.generate import decoding
+from metavoice.generate.decoding import SYNC_EVERY, GenerationRequest, decode_steps, generate
 from metavoice.generate.sampling import apply_prompt_guidance
-from metavoice.models.decode_step import COMPILE_AFTER, should_compile
 from metavoice.models.onnx_runtime import Binding
+from metavoice.models.static_step import StaticEngine
 
 ROOT = Path(__file__).parents[2]
 LAYOUT = TokenLayout(codebook_size=8, text_ranks=4)  # 0–7, 8–15, end of audio 16, text 17–20, end of text 21
@@ -353,7 +354,14 @@ def test_bad_requests_are_refused(model, many):
             collect(model, [many[0], bad])
 
 
-# compiled steps
+# the engine
+
+@pytest.fixture
+def static(model, monkeypatch):
+    "The model decodes by an engine, which isn't ready."
+    monkeypatch.setattr(decoding, "is_static", lambda model: True)
+    monkeypatch.setattr(model, "engines", None)
+
 
 @pytest.fixture
 def compiling(model, monkeypatch, tmp_path):
@@ -363,44 +371,97 @@ def compiling(model, monkeypatch, tmp_path):
     real = torch.compile
 
     def use(backend):
-        def compile(f, *, fullgraph, mode):
-            return real(f, fullgraph=fullgraph, backend=backend)
-
-        monkeypatch.setattr(torch, "compile", compile)
+        monkeypatch.setattr(torch, "compile", lambda f, *, fullgraph: real(f, fullgraph=fullgraph, backend=backend))
         monkeypatch.setenv("METAVOICE_CACHE", str(tmp_path))
         monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-        monkeypatch.setattr(model, "compiled", None)
+        monkeypatch.setattr(model, "engines", None)
         monkeypatch.setattr(model, "compiling", True)
 
     yield use
     torch._dynamo.reset()
 
 
+VARIETY = [
+    LIVELY, dict(guidance=3., top_p=.9), dict(guidance=2., prompt_guidance=1.5), dict(temperature=0), dict(top_k=3),
+    dict(temperature=2., constrain=True, top_p=None),
+]
+
+
+@pytest.mark.parametrize("options", VARIETY, ids=str)
+def test_an_engine_draws_the_same_tokens(model, many, static, options, monkeypatch):
+    options = dict(max_new_tokens=30) | options
+    found = collect(model, many, max_rows=3, **options)
+    assert model.engines.idle and not model.engines.idle[0].ready
+    once = collect(model, many, max_rows=3, sync_every=3, **options)
+    monkeypatch.undo()
+    assert found == once == {i: alone(model, request, **options) for i, request in enumerate(many)}
+
+
+def test_an_engine_holds_the_end_back(model, many, static):
+    "Until the seventh token no row ends, also where that is the likeliest token."
+    held = [replace(o, no_end=range(7)) for o in many[:3]]
+    options = dict(temperature=3., top_p=None)
+    assert all(len(tokens) > 7 for tokens, _ in collect(model, held, **options).values())
+    free = collect(model, [replace(o, seed=s) for s in range(40) for o in many[:1]], **options)
+    assert min(len(tokens) for tokens, _ in free.values()) <= 7
+
+
+def test_an_engine_is_used_again(model, many, static):
+    for rows, size in ((3, 3), (2, 3), (4, 4)):
+        collect(model, many, max_rows=rows, **LIVELY)
+        engine, = model.engines.idle
+        assert engine.max_rows == size
+    collect(model, many, max_rows=1, **LIVELY | dict(guidance=4.))
+    assert model.engines.idle == [engine]
+    collect(model, many, max_rows=1, **LIVELY | dict(guidance=1.))
+    other, = model.engines.idle
+    assert other is not engine, "guidance has another number of branches"
+    assert copy.deepcopy(model).engines.idle == []
+    with torch.no_grad():
+        model.transformer.wpe.weight.data = model.transformer.wpe.weight.clone()
+    collect(model, many, max_rows=1, **LIVELY | dict(guidance=1.))
+    assert model.engines.idle != [other], "an engine belongs to the weights that it was made for"
+
+
+def test_an_engine_reads_seldom(model, many, static, monkeypatch):
+    "The host waits for the device once in SYNC_EVERY steps."
+    read, steps, run = [0], [0], StaticEngine.run
+
+    def counted(self, rows, n):
+        read[0], steps[0] = read[0] + 1, steps[0] + n
+        return run(self, rows, n)
+
+    monkeypatch.setattr(StaticEngine, "run", counted)
+    endless = replace(many[0], max_new_tokens=30, no_end=range(99))
+    collect(model, [endless], **LIVELY)
+    assert (read[0], steps[0]) == (2, 30) and SYNC_EVERY == 16
+
+
+def test_an_engine_refuses_a_phone_track(model, many, static):
+    with pytest.raises(OptionError, match="needs each token on the CPU"):
+        collect(model, [replace(many[0], track=object())], **LIVELY)
+
+
 @pytest.mark.slow
 def test_a_compiled_step_gives_the_same(model, many, monkeypatch, compiling):
-    """One graph without branches, made once for rows that come and go and buffers that grow.
+    """Two graphs without branches, for one row and for more, however many rows and options there are.
 
-    PyTorch's own operations run it, so that no compiler is needed."""
-    graphs, cache = [], model.cache
+    PyTorch's own operations run them, so that no compiler is needed."""
+    graphs = []
 
     def backend(graph, inputs):
         graphs.append(graph)
         return graph.forward
 
-    def small_blocks(*args):
-        made = cache(*args)
-        made._keys, made._values = ([o[:, :, :16].clone() for o in b] for b in (made._keys, made._values))
-        made.block = made.size = 16
-        return made
-
     compiling(backend)
-    monkeypatch.setattr(model, "cache", small_blocks)
-    found, again = (collect(model, many[:5], max_rows=3, **LIVELY) for _ in range(2))
-    assert len(graphs) == 1 and max(len(many[i].prompt) + len(tokens) for i, (tokens, _) in found.items()) > 33
-    assert found == again
+    lively = dict(max_new_tokens=30) | LIVELY
+    found = [collect(model, many[:5], max_rows=3, **lively) for _ in range(2)]
+    made = len(graphs)
+    warm = collect(model, many[:5], max_rows=2, **lively | dict(temperature=.7, top_p=.8, top_k=9))
+    assert made == len(graphs) == 2 and found[0] == found[1]
     monkeypatch.setattr(model, "compiling", False)
-    for i, made in found.items():
-        assert made == alone(model, many[i], **LIVELY)
+    assert found[0] == {i: alone(model, many[i], **lively) for i in range(5)}
+    assert warm == {i: alone(model, many[i], **lively | dict(temperature=.7, top_p=.8, top_k=9)) for i in range(5)}
 
 
 @pytest.mark.slow
@@ -411,15 +472,6 @@ def test_a_failing_compiler_is_an_error(model, many, compiling):
     compiling(backend)
     with pytest.raises(OptionError, match="can't compile here .*; use compile=False"):
         collect(model, many[:1], **LIVELY)
-
-
-def test_compiled_where_it_pays(model, monkeypatch):
-    for wish in (True, False):
-        monkeypatch.setattr(model, "compiling", wish)
-        assert should_compile(model) is wish
-    monkeypatch.setattr(model, "compiling", None)
-    monkeypatch.setattr(model, "steps_taken", COMPILE_AFTER)
-    assert should_compile(model) is False, "never on a CPU"
 
 
 COMPILED = """
