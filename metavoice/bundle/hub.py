@@ -132,7 +132,7 @@ def find_bundle(
     location = BundleLocation(repo=source, revision=revision or PINNED_REVISIONS[source])
     return fetch_hub_manifest(location), location
 
-# %% ../../nbs/bundle/02_hub.ipynb #9fdddc80
+# %% ../../nbs/bundle/02_hub.ipynb #1f64c80f
 def find_base(
     manifest: dict,  # of the adapter
     name: str,  # of the base
@@ -152,7 +152,8 @@ def find_base(
     file = location.find(found["parts"]["first"].get("file", PART_FILES["first"]))
     if weights_fingerprint(file) != fingerprint:
         raise BundleError(
-            f"{manifest['name']!r} was trained on another {name} than is there now; get that one, or finetune again"
+            f"{manifest['name']!r} was trained on another {name}: its first stage must have the fingerprint "
+            f"{fingerprint}; use that version, or finetune again"
         )
     return found, location
 

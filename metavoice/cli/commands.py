@@ -28,12 +28,13 @@ from ..core.errors import MetaVoiceError
 # %% auto #0
 __all__ = ['make_parser', 'collect_rarely', 'main']
 
-# %% ../../nbs/cli/12_commands.ipynb #9b3803e8
+# %% ../../nbs/cli/12_commands.ipynb #2f283c75
 def make_parser() -> argparse.ArgumentParser:
     "Return the parser of all commands and their options."
     parser = Parser(
         'metavoice',
-        description="Text to speech with MetaVoice-1B. Without a GPU and a network, use the included small model nano.",
+        description="Text to speech with MetaVoice-1B. The default model, nano, is included and needs neither a GPU "
+        "nor a network.",
         epilog=SYNTHESISE_EPILOG,
     )
     parser.set_defaults(interrupted='nothing was written')
@@ -58,9 +59,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_ui_parser(commands, [model])
     return parser
 
-# %% ../../nbs/cli/12_commands.ipynb #fa3538c4
+# %% ../../nbs/cli/12_commands.ipynb #a613b32e
 def collect_rarely():
-    "Let this process collect garbage after every 100,000 new objects (Python: 700), and not when it exits."
+    "Let this process collect garbage after every 100,000 new objects (Python 3.12: 700), and not when it exits."
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
 

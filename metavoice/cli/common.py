@@ -101,7 +101,7 @@ def speech_options(
     except OptionError as e:
         raise OptionError(f"{e}; see metavoice {args.command} --help") from None
 
-# %% ../../nbs/cli/00_common.ipynb #71ca4105
+# %% ../../nbs/cli/00_common.ipynb #2b0ebfea
 def add_model_arguments(
     command,  # a parser
     batch_help: str,  # help text of --batch-size
@@ -129,7 +129,7 @@ def add_model_arguments(
         group.add_argument(
             '--compile',
             action=argparse.BooleanOptionalAction,
-            help="compile the decoding step of the first stage (default: on CUDA, for long jobs)",
+            help="compile the decoding steps of the first stage (default: on CUDA, for long jobs)",
         )
         group.add_argument(
             '--engine',

@@ -15,7 +15,7 @@ from ..core.errors import OptionError
 __all__ = ['SHOWN_SEGMENTS', 'SHOWN_MEMORIES', 'add_info_parser', 'format_count', 'format_parts', 'describe_engine',
            'format_info', 'describe_memory', 'format_memory', 'info_command']
 
-# %% ../../nbs/cli/03_info.ipynb #deda6b53
+# %% ../../nbs/cli/03_info.ipynb #9ccd6a96
 def add_info_parser(
     commands,  # subparsers of argparse
     parents: list,  # parsers whose options the command takes too
@@ -30,13 +30,12 @@ def add_info_parser(
     command.add_argument(
         '--memory',
         action='store_true',
-        help="print what the model takes in memory, by the number of segments generated side by side (computed, not "
-        "measured)",
+        help="print the memory use of the model by batch size (computed, not measured)",
     )
     command.add_argument(
         '--device',
         choices=('cpu', 'cuda', 'mps'),
-        help="of --memory: the kind of device, which need not be there (default: the one here)",
+        help="with --memory: the device to compute for; it need not be present (default: this machine's)",
     )
     command.add_argument('--dtype', choices=DTYPES, help="of --memory: number format (default: bfloat16 on a GPU)")
     command.add_argument('--quantise', choices=('int8', 'int4'), help="of --memory: weights of the first stage")
@@ -106,7 +105,7 @@ def format_info(
         *voices,
     ]
 
-# %% ../../nbs/cli/03_info.ipynb #7382271d
+# %% ../../nbs/cli/03_info.ipynb #83f6697e
 SHOWN_SEGMENTS = (1, 2, 4, 8, 16)  # side by side
 SHOWN_MEMORIES = (8, 12, 16, 24)  # GB of a GPU
 
@@ -153,7 +152,7 @@ def format_memory(
         f"{cache} at the full context ({rows} row{'s' * (rows > 1)})",
         f"{format_count(about['reserved'], 'B')} for everything else",
         f"segments side by side, and what they take in all: {counts}",
-        f"segments that fit into a memory: {fitting}",
+        f"largest batch by size of memory: {fitting}",
     ]
 
 # %% ../../nbs/cli/03_info.ipynb #16184ad7

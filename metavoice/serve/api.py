@@ -96,7 +96,7 @@ class SpeechAPI:
             self.speech_service.close()
         self.readers.shutdown(cancel_futures=True)
 
-# %% ../../nbs/serve/12_api.ipynb #c49bb21b
+# %% ../../nbs/serve/12_api.ipynb #4acac8fa
 @patch
 def load(self: SpeechAPI):
     "Load the model, start the speech service and generate a first sentence; raises what loading raises."
@@ -104,9 +104,11 @@ def load(self: SpeechAPI):
     if config.threads:
         torch.set_num_threads(config.threads)
     self.tts.load_parts(self.options)
+    rows = config.max_batch or self.pick_max_batch()
+    self.tts.make_ready(self.options, rows, self.log_compilation, config.groups)
     self.model_voices = {name: self.tts.voice(name) for name in self.tts.bundle.voices}
     self.speech_service = SpeechService(
-        self.tts, config.max_batch or self.pick_max_batch(), config.queue, config.decode_workers, config.groups,
+        self.tts, rows, config.queue, config.decode_workers, config.groups,
         self.metrics.rows.observe,
     )
     voice = next(iter(self.model_voices.values()), Voice(torch.zeros(256)))
@@ -116,6 +118,12 @@ def load(self: SpeechAPI):
     self.status = 'ok'
     seconds = round(time.perf_counter() - began, 2)
     log_event('ready', pid=os.getpid(), model=self.name, seconds=seconds, config=repr(config))
+
+
+@patch
+def log_compilation(self: SpeechAPI, done: int, sizes: int):
+    "Log how far the compilation of the decoding steps is."
+    log_event('compiling', done=done, of=sizes)
 
 
 @patch

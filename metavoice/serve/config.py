@@ -33,7 +33,7 @@ def read_api_keys(
         raise OptionError(f"there are no API keys in {path}; write one a line, or leave the setting out")
     return tuple(keys)
 
-# %% ../../nbs/serve/00_config.ipynb #988734e8
+# %% ../../nbs/serve/00_config.ipynb #968c0d67
 @dataclass(frozen=True)
 class ServerConfig(Settings):
     "Settings of the server; the defaults are safe on a shared machine."
@@ -45,7 +45,7 @@ class ServerConfig(Settings):
     device: str | None = None  # cpu, cuda, cuda:N or mps (default: the best available)
     dtype: Literal[DTYPES] | None = None  # number format of both stages (default: what suits the device)
     quantise: Literal['int8', 'int4'] | None = None  # weights of the first stage in 8 or 4 bits
-    compile: bool | None = None  # compile the decoding step of the first stage (default: on CUDA)
+    compile: bool | None = None  # compile the decoding steps of the first stage at the start (default: on CUDA)
     engine: Literal['torch', 'onnx'] | None = None  # torch, or onnx on a CPU (default: onnx where it can run)
     threads: Annotated[int, Range(0, 1024)] = 0  # CPU threads of torch; 0 for torch's default, 1 is best for nano
     vocoder: Literal['mbd', 'codec'] | None = None  # mbd or codec (default: the model's)

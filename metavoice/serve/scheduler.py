@@ -238,14 +238,14 @@ def _assign(self: BatchScheduler):
         group.waiting.append(generation)
         rows[generation.job] += 1
 
-# %% ../../nbs/serve/05_scheduler.ipynb #0252f26f
+# %% ../../nbs/serve/05_scheduler.ipynb #2024ff6d
 @patch
 def _shrink(self: BatchScheduler, key: tuple):
     "Give up the batch of a group, whose generations wait again, and halve the number of rows."
     group = self.groups.pop(key)
     again = [*group.running.values(), *group.waiting]
     group.steps = None
-    self.max_batch = fewer_rows(self.max_batch, self.bundle.device)
+    self.max_batch = fewer_rows(self.max_batch, self.bundle)
     for generation in again:
         generation.restart()
     with self.condition:

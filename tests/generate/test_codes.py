@@ -80,7 +80,7 @@ def test_the_end_is_not_drawn_too_early_where_attempts_fail(tts, segment):
 @pytest.fixture
 def narrow(tts, monkeypatch):
     "nano, whose windows leave room for seventy frames beside any text."
-    monkeypatch.setattr(codes_module, "window_frames", lambda bundle, tokens: 70)
+    monkeypatch.setattr(codes_module, "max_frames", lambda bundle, tokens: 70)
     return tts.bundle
 
 

@@ -11,12 +11,12 @@ from metavoice.core.errors import OptionError, TextError
 from metavoice.generate.options import SpeechOptions
 from metavoice.generate.segments import (
     SEGMENTS_PER_SECTION,
+    max_frames,
     max_segment_tokens,
     one_per_text,
     prepare_texts,
     split_again,
     split_prepared,
-    window_frames,
 )
 from metavoice.generate.tts import TTS
 from metavoice.text.duration import expected_seconds
@@ -62,8 +62,8 @@ def test_a_segment_fits_by_its_expected_duration_too(tts):
     parts = [part for part, _ in split_prepared(bundle, prepared)]
     rate = bundle.codec.sample_rate / bundle.codec.hop
     assert " ".join(parts) == spelled and all(len(part) + 1 <= limit for part in parts)
-    assert all(expected_seconds(part) * rate <= window_frames(bundle, limit) for part in parts)
-    assert window_frames(bundle, 50) == min(550, (2300 - 51) // 2)
+    assert all(expected_seconds(part) * rate <= max_frames(bundle, limit) for part in parts)
+    assert max_frames(bundle, 50) == min(550, (2300 - 51) // 2)
 
 
 def test_a_word_cannot_be_split_again(tts):
