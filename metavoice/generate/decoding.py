@@ -131,7 +131,7 @@ def check_drawn(
         raise MetaVoiceError(f"the model's logits aren't finite in {weight.dtype}; use bfloat16 or float32")
     return tokens
 
-# %% ../../nbs/generate/03_decoding.ipynb #d57f1a79
+# %% ../../nbs/generate/03_decoding.ipynb #e5e28663
 class DecodeBatch:
     "The rows of a batch that share a cache."
 
@@ -245,7 +245,8 @@ class DecodeBatch:
         on_cpu, generators = self.device.type == 'cpu', [row.generator for row in self.rows]
         noise = uniform_noise(generators, (n, self.vocab))
         if self.engine:
-            return check_drawn(self.run_engine(exponential_noise(noise, self.device)[..., : self.width]).tolist(), self.weight)
+            drawn = self.run_engine(exponential_noise(noise, self.device)[..., : self.width])
+            return check_drawn(drawn.tolist(), self.weight)
         noise, draw = (noise, self.draw_on_cpu) if on_cpu else (exponential_noise(noise, self.device), self.draw)
         drawn = []
         for step in range(n):
