@@ -18,7 +18,7 @@ from ..models.static_step import StaticEngine, engine_pool
 # %% auto #0
 __all__ = ['SYNC_EVERY', 'is_static', 'device_draw', 'take_engine', 'prepare_engines']
 
-# %% ../../nbs/generate/02_engine.ipynb #98ff4550
+# %% ../../nbs/generate/02_engine.ipynb #f587c46e
 SYNC_EVERY = 16  # steps queued on a GPU before the tokens are read
 
 
@@ -51,8 +51,10 @@ def take_engine(
     layout: TokenLayout,
     options: SamplingOptions,
     width: int,  # ids that can be drawn
+    ready: bool = False,  # compile and record the steps also of a model without `compiling`
+    on_progress: Callable[[int, int], None] | None = None,  # called with (sizes done, sizes)
 ) -> StaticEngine:
-    "Return an engine for these options; compiles it for a model with `compiling`."
+    "Return an engine for these options."
     weights = tuple(o.data_ptr() for o in model.state_dict().values())
     key, device = (options.branches, options.constrain, width, weights), model.transformer.wpe.weight.device
 
@@ -61,8 +63,8 @@ def take_engine(
         return StaticEngine(model, draw, max_rows=rows, branches=options.branches, width=width, steps=SYNC_EVERY)
 
     engine = engine_pool(model).take(key, rows, make)
-    if model.compiling and not engine.ready:
-        engine.make_ready()
+    if (ready or model.compiling) and not engine.ready:
+        engine.make_ready(on_progress)
     return engine
 
 
@@ -82,9 +84,7 @@ def prepare_engines(
         return False
     options = SamplingOptions(**options)
     width = layout.end_of_audio + 1 if options.constrain else model.config.vocab_sizes[0]
-    made = [take_engine(model, rows, layout, options, width) for _ in range(engines)]
+    made = [take_engine(model, rows, layout, options, width, True, on_progress) for _ in range(engines)]
     for engine in made:
-        if not engine.ready:
-            engine.make_ready(on_progress)
         engine_pool(model).give(engine)
     return True

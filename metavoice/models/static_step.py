@@ -195,7 +195,7 @@ def record(
         step()
     return graph.replay
 
-# %% ../../nbs/models/23_static_step.ipynb #83ca9946
+# %% ../../nbs/models/23_static_step.ipynb #5f259103
 class StaticEngine:
     "The memory of up to `max_rows` texts that are decoded side by side, and the steps on it; used by one at a time."
 
@@ -212,7 +212,8 @@ class StaticEngine:
         self.model, self.draw, self.max_rows, self.branches = model, draw, max_rows, branches
         self.key = ()  # of `EnginePool`
         capacity = model.config.block_size
-        self.cache = model.cache(max_rows * branches, capacity, static=True)
+        # one position more, so that no view is contiguous, which the compiler would take for another case
+        self.cache = model.cache(max_rows * branches, capacity + 1, static=True)
         self.cache.select([])
         self.state = StepState.allocate(model, max_rows, branches, width, steps, self.cache._keys, self.cache._values)
         self.rows, self.positions = row_sizes(max_rows), position_sizes(capacity)
