@@ -105,7 +105,7 @@ def _tiny_size() -> PretrainSize:
 
 PRETRAIN_SIZES = dict(nano=_nano_size(), tiny=_tiny_size())
 
-# %% ../../nbs/train/29_pretrain.ipynb #16534030
+# %% ../../nbs/train/29_pretrain.ipynb #ec4a4db8
 PRETRAIN_STAGES = ('corpus', 'codec', 'tokeniser', 'first', 'second', 'listener', 'decoder', 'mbd', 'bundle')
 
 PRETRAIN_TIME_SHARES = dict(codec=0.25, first=0.4, second=0.08, listener=0.06, decoder=0.21, mbd=0.06)
@@ -120,7 +120,7 @@ NANO_DEFAULTS = dict(
     constrain=True,
     piece_tokens=120,
     one_sentence=True,
-    takes=3,
+    takes=2,
     attenuation_limit=12.0,
     reference_level=REFERENCE_LEVEL,
     second=dict(temperature=0.0, padded=False),
