@@ -427,7 +427,7 @@ def test_time_is_bounded_for_many_strings(golden_tokeniser):
     for seed in range(first, first + count):
         text = feared_string(random.Random(seed))
         worst = max(worst, (seconds_to_split(text, golden_tokeniser, seed % 2 == 1), f"seed {seed}: {text[:60]!r}"))
-        assert worst[0] < 1, worst
+        assert worst[0] < 2, worst
     print(f"{count} strings of 100 kB; the slowest took {worst[0]:.2f} s, {worst[1]}")
 
 
