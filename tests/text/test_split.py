@@ -426,8 +426,11 @@ def test_time_is_bounded_for_many_strings(golden_tokeniser):
     first, worst = int(os.environ.get("METAVOICE_FUZZ_SEED", 1000)), (0.0, '')
     for seed in range(first, first + count):
         text = feared_string(random.Random(seed))
-        worst = max(worst, (seconds_to_split(text, golden_tokeniser, seed % 2 == 1), f"seed {seed}: {text[:60]!r}"))
-        assert worst[0] < 2, worst
+        taken = seconds_to_split(text, golden_tokeniser, seed % 2 == 1)
+        if taken >= 1:  # on a busy machine, even thread time is longer now and then
+            taken = seconds_to_split(text, golden_tokeniser, seed % 2 == 1)
+        worst = max(worst, (taken, f"seed {seed}: {text[:60]!r}"))
+        assert worst[0] < 1, worst
     print(f"{count} strings of 100 kB; the slowest took {worst[0]:.2f} s, {worst[1]}")
 
 
