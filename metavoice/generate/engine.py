@@ -16,9 +16,9 @@ from ..models.gpt import GPT
 from ..models.static_step import StaticEngine, engine_pool
 
 # %% auto #0
-__all__ = ['SYNC_EVERY', 'is_static', 'device_draw', 'take_engine', 'prepare_engines']
+__all__ = ['SYNC_EVERY', 'is_static', 'drawable_ids', 'device_draw', 'take_engine', 'prepare_engines']
 
-# %% ../../nbs/generate/02_engine.ipynb #f587c46e
+# %% ../../nbs/generate/02_engine.ipynb #a44113e0
 SYNC_EVERY = 16  # steps queued on a GPU before the tokens are read
 
 
@@ -26,6 +26,15 @@ def is_static(model: GPT) -> bool:
     "Return whether a model decodes by a `StaticEngine`."
     on_gpu = model.transformer.wpe.weight.device.type == 'cuda'
     return model.config.streams == 1 and bool(on_gpu or model.compiling)
+
+
+def drawable_ids(
+    model: GPT,
+    layout: TokenLayout,
+    options: SamplingOptions,
+) -> int:
+    "Return the number of leading ids that can be drawn."
+    return layout.end_of_audio + 1 if options.constrain else model.config.vocab_sizes[0]
 
 
 def device_draw(
@@ -50,13 +59,13 @@ def take_engine(
     rows: int,  # texts side by side, at least
     layout: TokenLayout,
     options: SamplingOptions,
-    width: int,  # ids that can be drawn
     ready: bool = False,  # compile and record the steps also of a model without `compiling`
     on_progress: Callable[[int, int], None] | None = None,  # called with (sizes done, sizes)
 ) -> StaticEngine:
     "Return an engine for these options."
     weights = tuple(o.data_ptr() for o in model.state_dict().values())
-    key, device = (options.branches, options.constrain, width, weights), model.transformer.wpe.weight.device
+    width, device = drawable_ids(model, layout, options), model.transformer.wpe.weight.device
+    key = options.branches, options.constrain, width, weights
 
     def make() -> StaticEngine:
         draw = device_draw(layout, options.constrain, width, device)
@@ -83,8 +92,7 @@ def prepare_engines(
     if not is_static(model):
         return False
     options = SamplingOptions(**options)
-    width = layout.end_of_audio + 1 if options.constrain else model.config.vocab_sizes[0]
-    made = [take_engine(model, rows, layout, options, width, True, on_progress) for _ in range(engines)]
+    made = [take_engine(model, rows, layout, options, True, on_progress) for _ in range(engines)]
     for engine in made:
         engine_pool(model).give(engine)
     return True

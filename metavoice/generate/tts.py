@@ -138,7 +138,7 @@ def segments(
     prepared = prepare_texts(self.bundle, texts, options.text_options())
     return make_segments(self.bundle, prepared, [self.voice(v) for v in voices], seeds, options.accent)
 
-# %% ../../nbs/generate/11_tts.ipynb #f4cda685
+# %% ../../nbs/generate/11_tts.ipynb #0d51046c
 @patch
 def load_parts(
     self: TTS,
@@ -168,7 +168,7 @@ def make_ready(
 ):
     """Load every part now, and on CUDA compile and record the decoding steps, which takes a minute or more.
 
-    A server and the pages do this when they start. With `compile=False` nothing is compiled. Raises what loading
+    A server does this when it starts. With `compile=False` nothing is compiled. Raises what loading
     raises, and `OptionError` if compilation fails.
     """
     options = (options or SpeechOptions()).resolve(self.bundle)

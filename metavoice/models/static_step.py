@@ -20,9 +20,12 @@ from .gpt import GPT
 from .kv_cache import StaticKVCache
 
 # %% auto #0
-__all__ = ['StepState', 'static_step', 'StaticEngine', 'EnginePool', 'engine_pool']
+__all__ = ['ROW_DIMS', 'StepState', 'static_step', 'StaticEngine', 'EnginePool', 'engine_pool']
 
-# %% ../../nbs/models/23_static_step.ipynb #c632ad96
+# %% ../../nbs/models/23_static_step.ipynb #739a3113
+ROW_DIMS = dict(logits=0, noise=1, tokens=1, turn=0, drawn=0, hold=1, at=0, speakers=0)  # the dimension of the rows
+
+
 @dataclass
 class StepState:
     "What a static step reads and changes. A row is a text; each has `branches` rows of the cache for guidance."
@@ -84,22 +87,13 @@ class StepState:
         positions: int,  # of the cache, that the steps read
     ) -> StepState:
         "Return the state of the first rows, in the same memory."
-        of_cache = rows * self.branches
-        return StepState(
-            logits=self.logits[:rows],
-            noise=self.noise[:, :rows],
-            tokens=self.tokens[:, :rows],
-            step=self.step,
-            turn=self.turn[:rows],
-            drawn=self.drawn[:rows],
-            hold=self.hold[:, :rows],
-            sampling=self.sampling,
-            guidance=self.guidance,
-            at=self.at[:of_cache],
-            speakers=self.speakers[:of_cache],
-            keys=[o[:of_cache, :, :positions] for o in self.keys],
-            values=[o[:of_cache, :, :positions] for o in self.values],
-        )
+        tensors = dict(vars(self))
+        for name, dim in ROW_DIMS.items():
+            n = rows * self.branches if name in ('at', 'speakers') else rows
+            tensors[name] = tensors[name].narrow(dim, 0, n)
+        for name in ('keys', 'values'):
+            tensors[name] = [o[: rows * self.branches, :, :positions] for o in tensors[name]]
+        return StepState(**tensors)
 
 # %% ../../nbs/models/23_static_step.ipynb #85e45f72
 def static_step(
@@ -142,7 +136,7 @@ def position_sizes(capacity: int) -> list[int]:
     "Return the numbers of cached positions for which steps are recorded: 256, 512, 1,024, …"
     return sizes_up_to(capacity, [LEAST_POSITIONS << n for n in range(16)])
 
-# %% ../../nbs/models/23_static_step.ipynb #dba3b2d9
+# %% ../../nbs/models/23_static_step.ipynb #9783e88e
 def compile_step(
     model: GPT,
     draw: Callable,  # as in `static_step`
@@ -157,10 +151,8 @@ def compile_step(
     compiled = torch.compile(step, fullgraph=True)
 
     def run(state: StepState):
-        tensors = dict(vars(state))
-        mark_sizes(tensors, len(state.logits), state.branches)
         try:
-            compiled(tensors)
+            compiled(dict(vars(state)))
         except torch._dynamo.exc.TorchDynamoException as e:
             reason = (str(e).strip().splitlines() or ['no reason given'])[0]
             raise OptionError(f"can't compile here ({type(e).__name__}: {reason}); use compile=False") from e
@@ -168,16 +160,16 @@ def compile_step(
     return run
 
 
-def mark_sizes(tensors: dict, rows: int, branches: int):
+def mark_sizes(state: StepState):
     "Tell the compiler which sizes vary: positions, and rows if there are several."
-    dims = dict(logits=[0], noise=[1], tokens=[1], turn=[0], drawn=[0], hold=[1], at=[0], speakers=[0])
-    for name, tensor in tensors.items():
-        for one in tensor if isinstance(tensor, list) else [tensor]:
-            own = dims.get(name, []) if rows > 1 else []
-            if name in ('keys', 'values'):
-                own = [0, 2] if rows > 1 else [2]
-            for dim in own:
-                torch._dynamo.mark_dynamic(one, dim)
+    import torch._dynamo
+
+    several = len(state.logits) > 1
+    if several:
+        for name, dim in ROW_DIMS.items():
+            torch._dynamo.mark_dynamic(getattr(state, name), dim)
+    for buffer in state.keys + state.values:
+        torch._dynamo.mark_dynamic(buffer, [0, 2] if several else [2])
 
 
 def record(
@@ -195,7 +187,7 @@ def record(
         step()
     return graph.replay
 
-# %% ../../nbs/models/23_static_step.ipynb #5f259103
+# %% ../../nbs/models/23_static_step.ipynb #a47e1c7e
 class StaticEngine:
     "The memory of up to `max_rows` texts that are decoded side by side, and the steps on it; used by one at a time."
 
@@ -247,6 +239,7 @@ class StaticEngine:
         self.ready = {}
         for done, size in enumerate(sizes):
             view = self.view(*size)
+            mark_sizes(view)
             self.reset()
             step = lambda view=view: compiled(view)  # noqa: E731
             step()
@@ -312,11 +305,10 @@ class EnginePool:
         make: Callable[[], StaticEngine],
     ) -> StaticEngine:
         "Return an idle engine that suits, or a new one; before, the memory of others that aren't ready is freed."
-        for engine in self.idle:
-            if engine.key == key and engine.max_rows >= rows:
-                self.idle.remove(engine)
-                return engine
-        engine = None
+        for n, idle in enumerate(self.idle):
+            if idle.key == key and idle.max_rows >= rows:
+                return self.idle.pop(n)
+        idle = None  # else it would stay until the new one is made
         self.idle = [o for o in self.idle if o.ready and o.key[-1:] == key[-1:]]
         engine = make()
         engine.key = key
