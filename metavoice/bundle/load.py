@@ -358,7 +358,7 @@ class Bundle:
             for name, file in self.voices.items()
         }
 
-# %% ../../nbs/bundle/03_load.ipynb #838da4f5
+# %% ../../nbs/bundle/03_load.ipynb #93d6edd3
 def is_memory_bound(manifest: dict, location: BundleLocation) -> bool:
     "Return whether a step of the first stage is bound by reading its weights from memory."
     entry = manifest["parts"].get("first", {})
@@ -372,7 +372,7 @@ def load_bundle(
     dtype: str | None = None,  # of both stages: float32, bfloat16, float16; by device and size if None
     revision: str | None = None,  # a commit on the Hub in place of the pinned one
     quantise: str | None = None,  # int8 or int4 weights of the first stage: faster, smaller, slightly less accurate
-    compile: bool | None = None,  # compile the steps of the first stage; None: on CUDA, in `TTS.make_ready`
+    compile: bool | None = None,  # compile the decoding steps; None: on CUDA, in `TTS.make_ready` and for long jobs
     pack: bool = False,  # for generation only: pack the weights of the first stage where that is faster
     engine: str | None = None,  # torch, or onnx on a CPU (onnxruntime); onnx where it can run if None
     first_stage_path: str | Path | None = None,  # a first stage alone in the released layout, such as a finetuned one

@@ -131,7 +131,7 @@ def check_drawn(
         raise MetaVoiceError(f"the model's logits aren't finite in {weight.dtype}; use bfloat16 or float32")
     return tokens
 
-# %% ../../nbs/generate/03_decoding.ipynb #e2193fc4
+# %% ../../nbs/generate/03_decoding.ipynb #7694eb3a
 class DecodeBatch:
     "The rows of a batch that share a cache."
 
@@ -189,7 +189,8 @@ class DecodeBatch:
             turn = turn if turn is None else torch.cat([self.turn, turn])
         self.logits, self.turn = logits, turn
         if self.engine and any(row.track for row in self.rows):
-            raise OptionError("a phone track needs each token on the CPU; use compile=False")
+            what = "use a model with phone context, or a CPU with compile=False"
+            raise OptionError(f"a phone track needs each token on the CPU: {what}")
         self.step.set_speaker(torch.cat([row.speakers for row in self.rows]))
 
     def _prefill(self, rows: list[DecodeRow]):

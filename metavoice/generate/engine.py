@@ -18,7 +18,7 @@ from ..models.static_step import StaticEngine, engine_pool
 # %% auto #0
 __all__ = ['SYNC_EVERY', 'is_static', 'drawable_ids', 'device_draw', 'take_engine', 'prepare_engines']
 
-# %% ../../nbs/generate/02_engine.ipynb #a44113e0
+# %% ../../nbs/generate/02_engine.ipynb #c400cd52
 SYNC_EVERY = 16  # steps queued on a GPU before the tokens are read
 
 
@@ -84,9 +84,9 @@ def prepare_engines(
     layout: TokenLayout,
     on_progress: Callable[[int, int], None] | None = None,  # called with (sizes done, sizes) for each engine
     engines: int = 1,  # calls of `decode_steps` at a time
-    **options,  # fields of `SamplingOptions`; their values may be others later, guidance on or off may not
+    **options,  # of `SamplingOptions`; later values may differ, but not `constrain` or the number of branches
 ) -> bool:
-    """Compile and record the steps of an engine for later calls, if it isn't done yet.
+    """Compile and record the steps of some engines for later calls; engines that are ready are reused.
 
     Returns False for a model without engine; raises `OptionError` if compilation fails."""
     if not is_static(model):

@@ -42,7 +42,7 @@ def fewer_rows(
     logger.warning("out of memory with %d segments side by side; going on with %d", rows, rows // 2)
     return rows // 2
 
-# %% ../../nbs/generate/09_sources.ipynb #fd505a92
+# %% ../../nbs/generate/09_sources.ipynb #c6efc2b2
 COMPILE_AFTER = 4000  # decoding steps
 SEGMENT_TOKENS = 500
 
@@ -52,7 +52,7 @@ def compiling_pays(
     takes: int,  # to be decoded
     rows: int,  # side by side
 ) -> bool:
-    "Return whether a job is long enough for compiled steps, and nobody has said whether to compile."
+    "Return whether `compile` is None, the model has a `StaticEngine`, and the job is long enough to gain from it."
     is_long = takes * SEGMENT_TOKENS / rows >= COMPILE_AFTER
     return is_long and bundle.compile is None and is_static(bundle.first)
 

@@ -138,7 +138,7 @@ def segments(
     prepared = prepare_texts(self.bundle, texts, options.text_options())
     return make_segments(self.bundle, prepared, [self.voice(v) for v in voices], seeds, options.accent)
 
-# %% ../../nbs/generate/11_tts.ipynb #0d51046c
+# %% ../../nbs/generate/11_tts.ipynb #0644dda4
 @patch
 def load_parts(
     self: TTS,
@@ -164,11 +164,11 @@ def make_ready(
     options: SpeechOptions | None = None,  # of later calls: `vocoder`, `takes` and whether there is guidance matter
     batch_size: int | None = None,  # segments side by side in later calls; as many as fit into the free memory if None
     on_progress: Callable[[int, int], None] | None = None,  # called with (sizes done, sizes)
-    engines: int = 1,  # calls at a time
+    engines: int = 1,  # number of calls that can run concurrently, each with its own memory
 ):
-    """Load every part now, and on CUDA compile and record the decoding steps, which takes a minute or more.
+    """Load every part now, and on CUDA compile and record the decoding steps, which can take minutes.
 
-    A server does this when it starts. With `compile=False` nothing is compiled. Raises what loading
+    The server does this when it starts. With `compile=False` nothing is compiled. Raises what loading
     raises, and `OptionError` if compilation fails.
     """
     options = (options or SpeechOptions()).resolve(self.bundle)

@@ -22,7 +22,7 @@ from .kv_cache import StaticKVCache
 # %% auto #0
 __all__ = ['ROW_DIMS', 'StepState', 'static_step', 'StaticEngine', 'EnginePool', 'engine_pool']
 
-# %% ../../nbs/models/23_static_step.ipynb #739a3113
+# %% ../../nbs/models/23_static_step.ipynb #50f6fff8
 ROW_DIMS = dict(logits=0, noise=1, tokens=1, turn=0, drawn=0, hold=1, at=0, speakers=0)  # the dimension of the rows
 
 
@@ -36,8 +36,8 @@ class StepState:
     step: Tensor  # (1,) steps since the host read the tokens
     turn: Tensor  # (rows,) the codebook of the next token, 0 or 1
     drawn: Tensor  # (rows,) tokens drawn so far
-    hold: Tensor  # (2, rows) the end of audio can't be drawn from the first of these numbers of tokens to the second
-    sampling: Tensor  # (3,) temperature, top-k and top-p
+    hold: Tensor  # (2, rows) start and stop: while `drawn` is in this range, a row can't end
+    sampling: Tensor  # (3,) temperature, number of tokens to keep, and probability outside the nucleus
     guidance: Tensor  # (branches,) weight of each branch's logits
     at: Tensor  # (rows·branches,) position of the next token
     speakers: Tensor  # (rows·branches, width of the model) projected
@@ -187,7 +187,7 @@ def record(
         step()
     return graph.replay
 
-# %% ../../nbs/models/23_static_step.ipynb #a47e1c7e
+# %% ../../nbs/models/23_static_step.ipynb #e8f5c191
 class StaticEngine:
     "The memory of up to `max_rows` texts that are decoded side by side, and the steps on it; used by one at a time."
 
@@ -252,7 +252,7 @@ class StaticEngine:
         self,
         logits: Tensor,  # (rows, width) guided
         noise: Tensor,  # (steps, rows, width)
-        numbers: Tensor,  # (4, rows) on the CPU: turn, tokens drawn, first and last of `hold`
+        numbers: Tensor,  # (4, rows) on the CPU: turn, tokens drawn, start and stop of `hold`
         speakers: Tensor,  # (rows·branches, width of the model)
         settings: Tensor,  # (3 + branches,) on the CPU: `sampling` and `guidance`
     ):
@@ -304,7 +304,7 @@ class EnginePool:
         rows: int,  # at least
         make: Callable[[], StaticEngine],
     ) -> StaticEngine:
-        "Return an idle engine that suits, or a new one; before, the memory of others that aren't ready is freed."
+        "Return a suitable idle engine; otherwise drop those not ready or with other weights, and make a new one."
         for n, idle in enumerate(self.idle):
             if idle.key == key and idle.max_rows >= rows:
                 return self.idle.pop(n)
