@@ -78,7 +78,7 @@ class GPTConfig:
         "Number of ids of each output head."
         return self.target_vocab_sizes or self.vocab_sizes
 
-# %% ../../nbs/models/02_gpt.ipynb #32177ed7
+# %% ../../nbs/models/02_gpt.ipynb #2369bd00
 class RMSNorm(nn.Module):
     "Root mean square normalisation, computed in float32."
 
@@ -87,6 +87,8 @@ class RMSNorm(nn.Module):
         self.eps, self.weight = eps, nn.Parameter(torch.ones(width))
 
     def forward(self, x):
+        if x.device.type != 'cpu' and x.dtype == self.weight.dtype:
+            return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
         return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).type_as(x) * self.weight
 
 # %% ../../nbs/models/02_gpt.ipynb #a2bd93c0
@@ -123,16 +125,27 @@ class Linear(nn.Linear):
         y = torch.mm(w, x.reshape(-1, w.shape[1]).mT).mT.view(*x.shape[:-1], -1)  # (…, out), in memory (out, …)
         return y if self.bias is None else y + self.bias
 
-# %% ../../nbs/models/02_gpt.ipynb #8f0b6d1d
+# %% ../../nbs/models/02_gpt.ipynb #c828255b
 class SwiGLU(nn.Module):
     "The gated hidden layer, silu(x w1) · (x w3), without the output projection."
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.w1, self.w3 = (Linear(config.n_embd, config.hidden, bias=config.bias) for _ in range(2))
+        self.both = None  # (2 · hidden, n_embd) the memory of both matrices, from `join`
 
     def forward(self, x):
         return F.silu(self.w1(x)) * self.w3(x)
+
+    def join(self):
+        "Put both matrices side by side in memory, so that `both` is their weight in one product; without biases."
+        weights = [o.weight for o in (self.w1, self.w3) if type(o) is Linear and o.bias is None]
+        joined = self.both is not None and self.both.data_ptr() == self.w1.weight.data_ptr()
+        if len(weights) < 2 or joined:
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            self.both = torch.cat(weights)
+            self.w1.weight.data, self.w3.weight.data = self.both.chunk(2)
 
 # %% ../../nbs/models/02_gpt.ipynb #0aa688b6
 class MLP(nn.Module):

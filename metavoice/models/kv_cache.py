@@ -18,7 +18,7 @@ from .attention import KEY_TILE, attention, attention_mask, pick_attention_kerne
 # %% auto #0
 __all__ = ['KERNEL_CALL_BYTES', 'SPLIT', 'KVCache', 'write_keys', 'KVCacheView', 'split_sum', 'StaticKVCache']
 
-# %% ../../nbs/models/01_kv_cache.ipynb #322a47e3
+# %% ../../nbs/models/01_kv_cache.ipynb #1a2fe8d5
 class KVCache:
     "Keys and values of every layer in buffers that grow by blocks; each row has its own length."
 
@@ -40,11 +40,16 @@ class KVCache:
         self.size = min(block, capacity)  # allocated positions
 
         def make_buffers(*shape):
-            return [torch.zeros(batch, n_head, *shape, dtype=dtype, device=device) for _ in range(n_layer)]
+            return [torch.zeros(*shape, dtype=dtype, device=device) for _ in range(n_layer)]
 
-        self._values = make_buffers(self.size, head_dim)
-        tiles = -(-self.size//KEY_TILE)
-        self._keys = make_buffers(tiles, head_dim, KEY_TILE) if key_tiles else make_buffers(self.size, head_dim)
+        self.pairs = None  # of each layer (2, rows, heads, size, d): keys and values in one tensor if it needn't grow
+        shape = batch, n_head, self.size, head_dim
+        if block >= capacity and not key_tiles:
+            self.pairs = make_buffers(2, *shape)
+            self._keys, self._values = ([pair[i] for pair in self.pairs] for i in (0, 1))
+        else:
+            tiles = batch, n_head, -(-self.size//KEY_TILE), head_dim, KEY_TILE
+            self._keys, self._values = make_buffers(*(tiles if key_tiles else shape)), make_buffers(*shape)
         self._set_counts([0]*batch)
 
     def _set_counts(self, counts: list[int]):
@@ -384,7 +389,7 @@ def append_copies(
                 o[new, :, :n] = o[rows, :, :n]
         self._set_counts(self.counts+lengths)
 
-# %% ../../nbs/models/01_kv_cache.ipynb #7280aef6
+# %% ../../nbs/models/01_kv_cache.ipynb #d93e510b
 SPLIT = 256  # positions whose values are summed together
 
 
@@ -404,14 +409,15 @@ class StaticKVCache:
 
     def __init__(
         self,
-        keys: list[Tensor],  # of each layer (rows, heads, size, d)
-        values: list[Tensor],  # of each layer (rows, heads, size, d)
+        pairs: list[Tensor],  # of each layer (2, rows, heads, size, d): keys and values
         at: Tensor,  # (rows,) positions of the new tokens
     ):
-        self.keys, self.values, self.at = keys, values, at
-        self.row = torch.arange(at.shape[0], device=at.device)
-        positions = torch.arange(keys[0].shape[2], device=at.device)
-        self.mask = (positions <= at[:, None])[:, None, None]  # (rows, 1, 1, size)
+        self.pairs, self.at = pairs, at
+        rows, size = len(at), pairs[0].shape[3]
+        numbers = torch.arange(rows + size, device=at.device)
+        self.row, empty = numbers[:rows], numbers[:size] > at[:, None]
+        mask = torch.zeros((), dtype=pairs[0].dtype, device=at.device).masked_fill(empty, -torch.inf)
+        self.mask = mask[:, None, None]  # (rows, 1, 1, size), added to the scores
 
     def attend_token(
         self,
@@ -419,12 +425,11 @@ class StaticKVCache:
         qkv: Tensor,  # (rows, 3, heads, d) output of the projection for one new token per row
     ) -> Tensor:  # (rows, heads·d)
         "Write one new token per row and return its attention, as `KVCache.attend_token`."
-        q, k, v = qkv.unbind(1)  # (rows, heads, d)
-        q = q.contiguous()
-        keys, values = self.keys[layer], self.values[layer]
-        keys[self.row, :, self.at], values[self.row, :, self.at] = k, v
+        q, pair = qkv[:, 0], self.pairs[layer]  # q: (rows, heads, d)
+        pair[:, self.row, :, self.at] = qkv[:, 1:].to(pair.dtype)
+        keys, values = pair
         if not torch.compiler.is_compiling():
             return F.scaled_dot_product_attention(q[:, :, None], keys, values, attn_mask=self.mask).flatten(1)
         scores = (q[:, :, None].float() * keys.float()).sum(-1) * q.shape[-1]**-.5
-        weights = scores.masked_fill(~self.mask[:, :, 0], -torch.inf).softmax(-1)
+        weights = (scores + self.mask[:, :, 0].float()).softmax(-1)
         return split_sum(weights, values.float()).to(q.dtype).flatten(1)

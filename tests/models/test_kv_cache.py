@@ -174,13 +174,12 @@ def test_rows_far_apart_take_a_call_for_each_run(generator, monkeypatch):
 
 
 def test_static_view_equals_the_cache(generator):
-    cache, plain = (KVCache(1, 3, 4, 40, 8, block=16) for _ in range(2))
+    cache, plain = (KVCache(1, 3, 4, 40, 8, block=block) for block in (40, 16))
     for o in (cache, plain):
         o.advance([14, 3, 9])
     for _ in range(5):
         qkv = torch.randn(3, 3, 4, 8, generator=generator)
-        cache.reserve(cache.filled+1)
-        got = StaticKVCache(cache.keys, cache.values, cache.lengths).attend_token(0, qkv)
+        got = StaticKVCache(cache.pairs, cache.lengths).attend_token(0, qkv)
         assert_close(got, plain.attend_token(0, qkv), atol=1e-6)
         cache.advance(1)
         plain.advance(1)
