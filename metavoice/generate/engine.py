@@ -18,7 +18,7 @@ from ..models.static_step import StaticEngine, engine_pool, join_products
 # %% auto #0
 __all__ = ['SYNC_EVERY', 'is_static', 'drawable_ids', 'device_draw', 'take_engine', 'prepare_engines']
 
-# %% ../../nbs/generate/02_engine.ipynb #4011311b
+# %% ../../nbs/generate/02_engine.ipynb #828c5b50
 SYNC_EVERY = 16  # steps queued on a GPU before the tokens are read
 
 
@@ -64,7 +64,7 @@ def take_engine(
 ) -> StaticEngine:
     "Return an engine for these options."
     join_products(model)
-    weights = tuple(o.data_ptr() for o in model.state_dict().values())
+    weights = tuple(o.data_ptr() for o in [*model.parameters(), *model.buffers()])
     width, device = drawable_ids(model, layout, options), model.transformer.wpe.weight.device
     key = options.branches, options.constrain, width, weights
 

@@ -389,19 +389,16 @@ def append_copies(
                 o[new, :, :n] = o[rows, :, :n]
         self._set_counts(self.counts+lengths)
 
-# %% ../../nbs/models/01_kv_cache.ipynb #d93e510b
-SPLIT = 256  # positions whose values are summed together
+# %% ../../nbs/models/01_kv_cache.ipynb #1994927c
+SPLIT = 128  # positions whose values are summed together
 
 
 def split_sum(
-    weights: Tensor,  # (rows, heads, size) of the values
+    weights: Tensor,  # (rows, heads, size) of the values; the size is a multiple of `SPLIT`
     values: Tensor,  # (rows, heads, size, d)
 ) -> Tensor:  # (rows, heads, d)
-    "Return the weighted sum of values, by parts of `SPLIT` positions if the size is a multiple of it."
-    products = weights[..., None] * values
-    if values.shape[2] % SPLIT == 0:
-        products = products.unflatten(2, (-1, SPLIT)).sum(3)
-    return products.sum(2)
+    "Return the weighted sum of values, by parts of `SPLIT` positions."
+    return (weights[..., None] * values).unflatten(2, (-1, SPLIT)).sum(3).sum(2)
 
 
 class StaticKVCache:

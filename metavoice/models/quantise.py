@@ -18,15 +18,17 @@ from ..core.devices import has_onednn_bfloat16, int8_backend, malloc_trim, prefe
 from ..core.errors import OptionError
 
 # %% auto #0
-__all__ = ['QUANTISE_METHODS', 'PACKED', 'INT4_GROUP_SIZE', 'ZERO_POINT', 'FBGEMM_MAX_ROWS', 'QUANTISED_PARAMETERS',
-           'check_quantise_method', 'quantise_activations', 'Int8Linear', 'Int4Linear', 'packing_pays', 'PackedLinear',
-           'repack', 'match_unit', 'QuantisedSwiGLU', 'quantise_linear', 'quantise_unit', 'is_unit_complete',
-           'pack_heads', 'quantise', 'quantisation_error']
+__all__ = ['QUANTISE_METHODS', 'PACKED', 'INT8_TRACEABLE', 'INT4_GROUP_SIZE', 'ZERO_POINT', 'FBGEMM_MAX_ROWS',
+           'QUANTISED_PARAMETERS', 'check_quantise_method', 'quantise_activations', 'Int8Linear', 'Int4Linear',
+           'packing_pays', 'PackedLinear', 'repack', 'match_unit', 'QuantisedSwiGLU', 'quantise_linear', 'weight_bytes',
+           'module_bytes', 'quantise_unit', 'is_unit_complete', 'pack_heads', 'quantise', 'quantisation_error']
 
-# %% ../../nbs/models/04_quantise.ipynb #4decc0c9
+# %% ../../nbs/models/04_quantise.ipynb #3e4fb436
 QUANTISE_METHODS = ('int8', 'int4')
 
 PACKED = 'packed'  # internal: 16-bit weights in an order that is read faster
+
+INT8_TRACEABLE = 'int8, traceable'  # internal: int8 on a CPU with a kernel that `torch.compile` knows
 
 INT4_GROUP_SIZE = 32  # weights that share a scale and an offset in int4
 
@@ -47,7 +49,7 @@ def check_quantise_method(
     device: torch.device,
 ):
     "Raise `OptionError` for an unknown method, a device without a kernel for it, or if torchao is missing."
-    if method in (None, PACKED):
+    if method in (None, PACKED, INT8_TRACEABLE):
         return
     if method not in QUANTISE_METHODS:
         names = ' or '.join(QUANTISE_METHODS)
@@ -267,7 +269,7 @@ class QuantisedSwiGLU(nn.Module):
         gate, up = self.both(x).chunk(2, -1)
         return F.silu(gate)*up
 
-# %% ../../nbs/models/04_quantise.ipynb #7c4a8538
+# %% ../../nbs/models/04_quantise.ipynb #96d122a9
 def _make_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     "Return a linear layer that holds these tensors."
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device='meta').requires_grad_(False)
@@ -279,13 +281,15 @@ def _make_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 def quantise_linear(
     weight: Tensor,  # (out, in), on its device, in the model's number format
     bias: Tensor | None,  # (out,)
-    method: str,  # int8, int4 or `PACKED`
+    method: str,  # int8, int4, `PACKED` or `INT8_TRACEABLE`
 ) -> nn.Module:
     "Return the quantised linear layer with these weights; raises `OptionError`."
     check_quantise_method(method, weight.device)
     if method == PACKED:
         exact = weight.dtype == torch.bfloat16 or torch.equal(weight.half().float(), weight)
         return PackedLinear(weight, bias) if exact else _make_linear(weight, bias)
+    if method == INT8_TRACEABLE:
+        return Int8Linear(weight, bias, backend='')
     if weight.device.type == 'cpu':
         return (Int8Linear if method == 'int8' else Int4Linear)(weight, bias)
     if method == 'int4' and weight.dtype != torch.bfloat16:
@@ -296,10 +300,33 @@ def quantise_linear(
     quantize_(linear, Int8WeightOnlyConfig() if method == 'int8' else Int4WeightOnlyConfig(**int4))
     return linear
 
-# %% ../../nbs/models/04_quantise.ipynb #8f0f3abf
+# %% ../../nbs/models/04_quantise.ipynb #c23f0005
+def weight_bytes(
+    linear: nn.Module,  # a linear layer of any kind
+) -> int:
+    "Return the bytes of the weights of a linear layer as they are stored."
+    if hasattr(linear, 'nbytes'):
+        return linear.nbytes
+    weight = linear.weight
+    names = getattr(weight, 'tensor_data_names', ())  # of torchao's tensors
+    return sum(getattr(weight, name).nbytes for name in names) if names else weight.nbytes
+
+
+def module_bytes(module: nn.Module) -> int:
+    "Return the bytes of all weights and buffers of a module; shared ones count once."
+    sizes = {}
+    for part in module.modules():
+        tensors = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
+        if hasattr(part, 'in_features'):
+            sizes[id(part.weight)] = weight_bytes(part)
+            tensors = [part.bias] if part.bias is not None else []
+        sizes.update((id(tensor), tensor.nbytes) for tensor in tensors)
+    return sum(sizes.values())
+
+# %% ../../nbs/models/04_quantise.ipynb #bfbfb477
 def quantise_unit(
     parts: dict[str, Tensor],  # name in the module → tensor; emptied
-    method: str,  # int8, int4 or `PACKED`
+    method: str,  # as in `quantise_linear`
 ) -> nn.Module:
     "Return the quantised module with these parameters; raises `OptionError`."
     if 'weight' in parts:
@@ -317,7 +344,7 @@ def is_unit_complete(
     "Return whether all parameters of a module are there."
     return len(parts) == (1+bias)*(2 if unit.endswith('swiglu') else 1)
 
-# %% ../../nbs/models/04_quantise.ipynb #f02b66c0
+# %% ../../nbs/models/04_quantise.ipynb #7e430292
 def pack_heads(
     model: nn.Module,  # a `GPT`
 ):
@@ -328,7 +355,7 @@ def pack_heads(
 
 def quantise(
     model: nn.Module,  # a `GPT` in memory; it is changed
-    method: str,  # int8, int4 or `PACKED`
+    method: str,  # as in `quantise_linear`
 ) -> nn.Module:
     "Quantise the blocks of a model, one matrix at a time; raises `OptionError`."
     units = {}

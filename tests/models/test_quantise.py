@@ -166,8 +166,6 @@ def test_unsupported_quantisation_is_rejected(monkeypatch):
         load_bundle(device="cpu", quantise="int2")
     with pytest.raises(OptionError, match="has no kernel on mps"):
         check_quantise_method("int8", torch.device("mps"))
-    with pytest.raises(OptionError, match="don't go together"):
-        load_bundle(device="cpu", quantise="int8", compile=True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     with pytest.raises(OptionError, match="8.0 or newer, this one has 7.5; use int8"):
         check_quantise_method("int4", torch.device("cuda"))

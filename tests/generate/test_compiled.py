@@ -1,0 +1,104 @@
+"Steps compiled by PyTorch's own compiler: graphs, recompilations and tokens, also with quantised weights."
+import shutil
+
+import pytest
+import torch
+
+from metavoice.core.layout import TokenLayout
+from metavoice.generate.decoding import GenerationRequest, decode_steps
+from metavoice.generate.engine import prepare_engines
+from metavoice.models.gpt import GPT, GPTConfig
+from metavoice.models.quantise import INT8_TRACEABLE, quantise
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")]
+
+LAYOUT = TokenLayout(codebook_size=30, text_ranks=4)
+SHAPE = dict(n_layer=2, n_head=2, n_embd=64, block_size=600, swiglu_multiple_of=32, vocab_sizes=[LAYOUT.first_vocab])
+OPTIONS = dict(constrain=True, guidance=2.0)
+
+
+def quantise_by_torchao(model):
+    "As on CUDA: layers of PyTorch, with weights that are a torchao tensor."
+    pytest.importorskip("torchao")
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    from torch import nn
+
+    for block in model.transformer.h:
+        for parent in (block.attn, block.mlp, block.mlp.swiglu):
+            for name, layer in list(parent.named_children()):
+                if isinstance(layer, nn.Linear):
+                    plain = nn.Linear(layer.in_features, layer.out_features, bias=False).requires_grad_(False)
+                    plain.weight = layer.weight
+                    setattr(parent, name, plain)
+        quantize_(block, Int8WeightOnlyConfig())
+    return model
+
+
+WEIGHTS = {
+    "float32": lambda model: model,
+    "bfloat16": lambda model: model.bfloat16(),
+    "int8": lambda model: quantise(model, INT8_TRACEABLE),
+    "int4": lambda model: quantise(model, "int4"),
+    "int8 of torchao": lambda model: quantise_by_torchao(model),
+}
+
+
+def make_model(weights):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**SHAPE)).eval().requires_grad_(False)
+    for p in model.parameters():
+        p.mul_(4)  # distributions that aren't flat
+    return WEIGHTS[weights](model)
+
+
+def make_requests(count, longest):
+    generator, requests = torch.Generator().manual_seed(1), []
+    for seed in range(count):
+        length = int(torch.randint(1, longest, (1,), generator=generator))
+        text = torch.randint(LAYOUT.text_offset, LAYOUT.end_of_text, (length,), generator=generator)
+        prompt = torch.cat([text, torch.tensor([LAYOUT.end_of_text])])
+        speaker = torch.randn(256, generator=generator)
+        requests.append(GenerationRequest(prompt, speaker, seed, max_new_tokens=4 + 3 * seed % 23))
+    return requests
+
+
+def tokens_of(model, requests, rows, **options):
+    made = {}
+    for step in decode_steps(model, requests, layout=LAYOUT, max_rows=rows, **OPTIONS | options):
+        for index, token, _ in step:
+            if token is not None:
+                made.setdefault(index, []).append(token)
+    return made
+
+
+@pytest.fixture
+def counters(monkeypatch, tmp_path):
+    import torch._dynamo.utils
+
+    monkeypatch.setenv("METAVOICE_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    torch._dynamo.reset()
+    yield torch._dynamo.utils.counters
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_nothing_is_compiled_again(counters, weights):
+    """One graph for one row and one for more, without breaks, and none later, for fifty requests of all lengths.
+
+    The tokens are those of a step without compiler; with less than float32, nearly always."""
+    if weights.startswith("int"):
+        pytest.importorskip("torchao")
+    eager, model = make_model(weights), make_model(weights)
+    model.compiling = True
+    counters.clear()
+    assert prepare_engines(model, 5, LAYOUT, **OPTIONS)
+    requests, likeliest = make_requests(50, 500), dict(temperature=0.0)
+    for rows, part in ((1, requests[:4]), (5, requests[4:40]), (3, requests[40:])):
+        drawn = tokens_of(model, part, rows)
+        assert weights != "float32" or drawn == tokens_of(eager, part, rows)
+    found, expected = (tokens_of(o, requests[:6], 3, **likeliest) for o in (model, eager))
+    assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
+    assert len(model.engines.idle) == 1
+    same = [a == b for i in expected for a, b in zip(found[i], expected[i], strict=weights == "float32")]
+    assert sum(same) / len(same) > (0.9 if weights in ("bfloat16", "int4") else 0.999)
