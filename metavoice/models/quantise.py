@@ -79,7 +79,7 @@ def quantise_activations(
     a = x.round()
     return torch.cat([a, x.sub_(a).mul_(254).round_()]), scale
 
-# %% ../../nbs/models/04_quantise.ipynb #f2fecb63
+# %% ../../nbs/models/04_quantise.ipynb #fe1ef901
 ZERO_POINT = 128  # the unsigned byte that stands for 0
 
 
@@ -99,7 +99,8 @@ class Int8Linear(nn.Module):
         self.backend = int8_backend() if backend is None else backend
         self.computes_float32 = self.backend == 'fbgemm'  # takes and returns float32 without a conversion
         self.nbytes = weight.numel() + 4*len(weight)
-        self.register_buffer('scale', stored.scale.flatten().float(), persistent=False)
+        dtype = torch.float32 if self.backend else weight.dtype  # of the activations for PyTorch's kernel
+        self.register_buffer('scale', stored.scale.flatten().to(dtype), persistent=False)
         self.register_buffer('bias', bias, persistent=False)
         self.zero = torch.zeros(len(weight), dtype=torch.int64)
         self.weight = self._pack(stored.qdata.contiguous())

@@ -21,7 +21,7 @@ from .kv_cache import SPLIT, StaticKVCache
 # %% auto #0
 __all__ = ['ROW_DIMS', 'StepState', 'static_step', 'StaticEngine', 'EnginePool', 'engine_pool']
 
-# %% ../../nbs/models/23_static_step.ipynb #9b39f3b2
+# %% ../../nbs/models/23_static_step.ipynb #254919a8
 ROW_DIMS = dict(logits=0, noise=1, tokens=1, turn=0, drawn=0, hold=1, at=0, speakers=0)  # the dimension of the rows
 
 
@@ -39,6 +39,7 @@ class StepState:
     sampling: Tensor  # (3,) temperature, number of tokens to keep, and probability outside the nucleus
     guidance: Tensor  # (branches,) weight of each branch's logits
     at: Tensor  # (rows·branches,) position of the next token
+    last: Tensor  # (1,) largest position
     speakers: Tensor  # (rows·branches, width of the model) projected
     pairs: list[Tensor]  # of each layer (2, rows·branches, heads, positions, d): keys and values
 
@@ -69,6 +70,7 @@ class StepState:
             sampling=zeros(3, dtype=torch.float32),
             guidance=zeros(branches, dtype=torch.float32),
             at=zeros(rows * branches),
+            last=zeros(1) + model.config.block_size - 1,
             speakers=zeros(rows * branches, model.config.n_embd, dtype=like.dtype),
             pairs=pairs,
         )
@@ -87,6 +89,7 @@ class StepState:
         for name, dim in ROW_DIMS.items():
             n = rows * self.branches if name in ('at', 'speakers') else rows
             tensors[name] = tensors[name].narrow(dim, 0, n)
+        tensors['last'] = self.last.clamp(max=positions - 1)
         tensors['pairs'] = [o[:, : rows * self.branches, :, :positions] for o in self.pairs]
         return StepState(**tensors)
 
@@ -132,7 +135,7 @@ def run_layers(
         x = feed_forward(x, block)
     return model.lm_heads[0](model.transformer.ln_f(x))
 
-# %% ../../nbs/models/23_static_step.ipynb #db048ab7
+# %% ../../nbs/models/23_static_step.ipynb #ef6dbcab
 def static_step(
     model: GPT,
     draw: Callable,  # of (logits, noise, turn, held, sampling), gives (rows,) tokens
@@ -149,7 +152,7 @@ def static_step(
     logits = run_layers(model, x, StaticKVCache(s.pairs, s.at))
     branches = logits[:, : s.logits.shape[1]].float().unflatten(0, (-1, s.branches))
     s.logits.copy_((branches * s.guidance[:, None]).sum(1))
-    s.at.add_(1).clamp_(max=min(s.pairs[0].shape[3], model.config.block_size) - 1)
+    s.at.add_(1).clamp_(max=s.last)
     s.turn.bitwise_xor_(1)
     s.drawn.add_(1)
     s.step.add_(1)

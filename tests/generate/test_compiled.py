@@ -19,7 +19,7 @@ OPTIONS = dict(constrain=True, guidance=2.0)
 
 def quantise_by_torchao(model):
     "As on CUDA: layers of PyTorch, with weights that are a torchao tensor."
-    pytest.importorskip("torchao")
+    pytest.importorskip("torchao.quantization", exc_type=ImportError)
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
     from torch import nn
 
@@ -37,7 +37,7 @@ def quantise_by_torchao(model):
 WEIGHTS = {
     "float32": lambda model: model,
     "bfloat16": lambda model: model.bfloat16(),
-    "int8": lambda model: quantise(model, INT8_TRACEABLE),
+    "int8": lambda model: quantise(model.bfloat16(), INT8_TRACEABLE),
     "int4": lambda model: quantise(model, "int4"),
     "int8 of torchao": lambda model: quantise_by_torchao(model),
 }
@@ -88,7 +88,7 @@ def test_nothing_is_compiled_again(counters, weights):
 
     The tokens are those of a step without compiler; with less than float32, nearly always."""
     if weights.startswith("int"):
-        pytest.importorskip("torchao")
+        pytest.importorskip("torchao.quantization", exc_type=ImportError)
     eager, model = make_model(weights), make_model(weights)
     model.compiling = True
     counters.clear()
@@ -101,4 +101,4 @@ def test_nothing_is_compiled_again(counters, weights):
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
     assert len(model.engines.idle) == 1
     same = [a == b for i in expected for a, b in zip(found[i], expected[i], strict=weights == "float32")]
-    assert sum(same) / len(same) > (0.9 if weights in ("bfloat16", "int4") else 0.999)
+    assert sum(same) / len(same) > (0.999 if weights in ("float32", "int8 of torchao") else 0.9)

@@ -1,13 +1,14 @@
 "Results and their table, and the selection of benchmark parts; the notebooks run the parts."
 import json
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
 
 from metavoice.cli import main
 from metavoice.core.errors import MetaVoiceError, OptionError
-from metavoice.measure import benchmark
+from metavoice.measure import benchmark, benchmark_device
 from metavoice.measure.benchmark import BENCHMARK_PARTS, run_benchmarks
 from metavoice.measure.benchmark_model import bytes_per_step, random_gpt
 from metavoice.measure.results import BenchmarkResult, format_results, results_to_json
@@ -76,3 +77,71 @@ def test_benchmark_command(capsys, tmp_path):
     out, err = capsys.readouterr()
     assert "memory bandwidth" in out and "GB/s" in err
     assert json.loads((tmp_path / "f.json").read_text())["figures"][0]["unit"] == "GB/s"
+
+
+def test_a_device_is_measured_instead(monkeypatch):
+    seen = []
+
+    def measure(device, quick, bundle):
+        seen.append((device, quick, bundle))
+        yield BenchmarkResult("bandwidth", 3.)
+
+    monkeypatch.setattr(benchmark, "benchmark_device", measure)
+    result, = run_benchmarks("1b", quick=True, bundle="folder", device="cuda")
+    assert result.value == 3. and seen == [("cuda", True, "folder")]
+    for wrong in (dict(size="nano"), dict(parts=["machine"])):
+        with pytest.raises(OptionError, match="device measures the released shapes"):
+            run_benchmarks(device="cpu", **wrong)
+
+
+class Clock:
+    "Every look at it takes 70 seconds."
+
+    def __init__(self):
+        self.now = 0.
+
+    def perf_counter(self):
+        self.now += 70
+        return self.now
+
+
+def test_what_exceeds_five_minutes_is_left_out(monkeypatch):
+    "Each part is in the table: with a figure, or with the reason why not."
+    def refused(self):
+        raise OptionError("can't compile here")
+        yield
+
+    def measured(self, weights=None):
+        yield BenchmarkResult("measured", 1.)
+
+    monkeypatch.setattr(benchmark_device, "time", Clock())
+    monkeypatch.setattr(benchmark_device, "device_bandwidth", lambda device, size: 1e9)
+    monkeypatch.setattr(benchmark_device.DeviceBenchmark, "equal_tokens", refused)
+    for name in ("steps", "speech"):
+        monkeypatch.setattr(benchmark_device.DeviceBenchmark, name, measured)
+    results = list(benchmark_device.benchmark_device("cpu"))
+    bandwidth, steps, equal, speech, int8, int4 = results
+    assert bandwidth.value == 1 and steps.value == speech.value == 1
+    assert (equal.what, equal.value, equal.note) == ("1B: equal tokens", None, "can't compile here")
+    assert int4.value is None and int4.note == "not measured within 300 s"
+    json.loads(results_to_json(results))
+
+
+def test_a_small_model_on_a_device(monkeypatch):
+    "Eager mode alone: what is printed for each number of texts."
+    seen = []
+
+    def prepare(model, rows, layout, **options):
+        seen.append(rows)
+        model.compiling = False
+
+    monkeypatch.setattr(benchmark_device, "PROMPT_LENGTH", 4)
+    monkeypatch.setattr(benchmark_device, "prepare_engines", prepare)
+    model = random_gpt(replace(TINY, vocab_sizes=[2562]), torch.float32)
+    results = list(benchmark_device.benchmark_steps(model, "tiny", 1e9, (1, 3), 8, float("inf")))
+    shares = [o for o in results if "share" in o.what]
+    assert [o.what for o in shares] == [
+        f"tiny, {mode}: {texts}, share of the bandwidth" for mode in ("eager", "compiled") for texts in ("1 text", "3 texts")
+    ]
+    equal, = [o.value for o in results if "equal" in o.what]
+    assert all(o.value > 0 for o in results) and equal == 100 and seen == [3]
