@@ -52,7 +52,7 @@ def check_codes(
         raise OptionError(f"code {wrong.item()} isn't in 0–{codec.codebook_size-1}")
     return codes
 
-# %% ../../nbs/models/06_codec.ipynb #6020d172
+# %% ../../nbs/models/06_codec.ipynb #774947ed
 class EnCodec(nn.Module):
     "The 24 kHz EnCodec of `transformers` with a fixed number of codebooks; implements `Codec`."
 
@@ -74,10 +74,16 @@ class EnCodec(nn.Module):
     ) -> EnCodec:
         "Read EnCodec from a folder, without the network; raises `BundleError`."
         from transformers import EncodecModel
+        from transformers.utils import logging as messages
+        shown = messages.is_progress_bar_enabled()
+        messages.disable_progress_bar()  # it takes a fraction of a second
         try:
             return cls(EncodecModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True))
         except (OSError, ValueError, RuntimeError) as e:
             raise BundleError(f"can't read EnCodec from {folder}: {str(e).splitlines()[0]}") from e
+        finally:
+            if shown:
+                messages.enable_progress_bar()
 
     def encode(self, samples):
         padded = F.pad(samples, (0, -samples.shape[-1] % self.hop))[:, None]
