@@ -19,7 +19,7 @@ LATENT = 16  # width of the codec's latent
 
 
 def make_stages():
-    "Return two stages of random weights: with as many ids as the release, speech that ends, and a window of seven seconds."
+    "Return two stages of random weights, with the ids of the release, speech that ends, and a window of seven seconds."
     layout = TokenLayout()
     shape = dict(n_layer=2, n_head=2, n_embd=32, block_size=1024, swiglu_multiple_of=16)
     first = GPT(GPTConfig(**shape, vocab_sizes=[layout.first_vocab])).eval()

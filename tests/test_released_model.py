@@ -1,4 +1,4 @@
-"A small model in the released layout through every use: spoken, streamed, served, read aloud, and finetuned by each method."
+"A small model in the released layout through every use: spoken, streamed, served, finetuned by each method."
 
 import shutil
 from pathlib import Path

@@ -21,7 +21,7 @@ def benchmark_parts() -> tuple:
 
     return tuple(BENCHMARK_PARTS)
 
-# %% ../../nbs/cli/04_benchmark.ipynb #00a9c2a7
+# %% ../../nbs/cli/04_benchmark.ipynb #ee220b24
 def add_benchmark_parser(
     commands,  # subparsers of argparse
     parents: list,  # parsers whose options the command takes too
@@ -42,9 +42,9 @@ def add_benchmark_parser(
     command.add_argument(
         '--device',
         metavar='DEVICE',
-        help="measure the shapes of MetaVoice-1B on this device, for example cuda, in five minutes: tokens a second for "
-        "1, 8 and 32 texts in 16, 8 and 4 bits, eager and compiled, as shares of the memory bandwidth; first audio, "
-        "real-time factor, and memory",
+        help="measure the shapes of MetaVoice-1B on this device, for example cuda, in five minutes: tokens a second "
+        "for 1, 8 and 32 texts in 16, 8 and 4 bits, eager and compiled, as shares of the memory bandwidth; first "
+        "audio, real-time factor, and memory",
     )
     command.add_argument(
         '--part',

@@ -138,7 +138,7 @@ def segments(
     prepared = prepare_texts(self.bundle, texts, options.text_options())
     return make_segments(self.bundle, prepared, [self.voice(v) for v in voices], seeds, options.accent)
 
-# %% ../../nbs/generate/11_tts.ipynb #0644dda4
+# %% ../../nbs/generate/11_tts.ipynb #271ffa04
 @patch
 def load_parts(
     self: TTS,
@@ -168,8 +168,8 @@ def make_ready(
 ):
     """Load every part now, and on CUDA compile and record the decoding steps, which can take minutes.
 
-    The server does this when it starts. With `compile=False` nothing is compiled. Raises what loading
-    raises, and `OptionError` if compilation fails.
+    The server does this when it starts. With `compile=False` nothing is compiled. Raises what loading raises. If
+    compilation fails, raises `OptionError` with `compile=True`, and otherwise warns.
     """
     options = (options or SpeechOptions()).resolve(self.bundle)
     self.load_parts(options)
@@ -195,7 +195,7 @@ def prepare(
         self.load_parts(resolved)
     return segments, resolved
 
-# %% ../../nbs/generate/11_tts.ipynb #ea51bdd4
+# %% ../../nbs/generate/11_tts.ipynb #0fde0a09
 @patch
 @delegates(SpeechOptions, but='constrain')
 def synthesise(
@@ -218,7 +218,7 @@ def synthesise(
     texts = [text] if isinstance(text, str) else list(text)
     segments, resolved = self.prepare(texts, SpeechOptions(**kwargs), voice, seed, timings)
     assembler, parts = make_assembler(self.bundle, resolved.denoise), [[] for _ in texts]
-    source = LocalSource(self.bundle, resolved, batch_size)
+    source = LocalSource(self.bundle, resolved, batch_size, on_progress)
     rendered = render(segments, resolved, source, assembler=assembler, on_progress=on_progress, timings=timings)
     for part in rendered:
         parts[part.segment.text_index].append(part.samples)

@@ -211,7 +211,7 @@ class BookWriter:
         self.length += len(samples)
         self.write(samples)
 
-# %% ../../nbs/jobs/00_longform.ipynb #0f418f28
+# %% ../../nbs/jobs/00_longform.ipynb #f4ed3a04
 @contextmanager
 def journalled_output(
     journal: Journal,
@@ -250,7 +250,8 @@ def read_aloud(
     segments, options = tts.prepare([text], SpeechOptions(**kwargs), voice, seed, timings)
     if journal:
         journal.begin(job_key(tts.bundle, segments, options), seed)
-    assembler, source = make_assembler(tts.bundle, options.denoise), LocalSource(tts.bundle, options, batch_size)
+    assembler = make_assembler(tts.bundle, options.denoise)
+    source = LocalSource(tts.bundle, options, batch_size, on_progress)
     output = journalled_output(journal) if journal else atomic_write(path)
     with output as temporary, open_sound_file(temporary, assembler.sample_rate, path) as write:
         writer = BookWriter(segments, assembler, write, journal, on_progress)

@@ -228,7 +228,7 @@ def record(
         step()
     return graph.replay
 
-# %% ../../nbs/models/23_static_step.ipynb #cfa8b8b7
+# %% ../../nbs/models/23_static_step.ipynb #26ac2d42
 class StaticEngine:
     "The memory of up to `max_rows` texts that are decoded side by side, and the steps on it; used by one at a time."
 
@@ -333,6 +333,7 @@ class EnginePool:
 
     def __init__(self):
         self.idle = []
+        self.failed = False  # the compiler failed and need not be tried again
 
     def __deepcopy__(self, memo) -> EnginePool:
         "Return an empty pool: recorded steps belong to the model that they were recorded with."

@@ -265,7 +265,7 @@ class ProgressPanel(HTML):
         "Hide the bar."
         set_visible(self, False)
 
-# %% ../../nbs/ui/00_look.ipynb #844bf8e2
+# %% ../../nbs/ui/00_look.ipynb #f08372a1
 class SpeechProgress(ProgressPanel):
     "A progress bar for `TTS.synthesise(…, on_progress=panel)`."
 
@@ -288,6 +288,9 @@ class SpeechProgress(ProgressPanel):
         of: int | None,  # None for the first stage, which counts tokens
     ):
         "Show how far a stage is."
+        if stage == 'compiling':
+            self.update(0.0, f"compiling the decoding steps, once for this model: {done} of {of} sizes")
+            return
         if of is None:
             self.generated = done / 2 / self.frame_rate
             reached = 0.9 * min(1.0, self.generated / self.expected)

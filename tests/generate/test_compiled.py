@@ -20,8 +20,8 @@ OPTIONS = dict(constrain=True, guidance=2.0)
 def quantise_by_torchao(model):
     "As on CUDA: layers of PyTorch, with weights that are a torchao tensor."
     pytest.importorskip("torchao.quantization", exc_type=ImportError)
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
     from torch import nn
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     for block in model.transformer.h:
         for parent in (block.attn, block.mlp, block.mlp.swiglu):

@@ -1,4 +1,6 @@
 "The engine in a whole model: made ready before the first text, used by all ways to speak, given up for memory."
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch._dynamo
@@ -7,6 +9,7 @@ from tiny import write_tiny_bundle
 import metavoice.bundle.memory as memory
 from metavoice.bundle.load import load_bundle
 from metavoice.bundle.memory import pick_batch_size
+from metavoice.core.errors import OptionError
 from metavoice.generate.engine import prepare_engines
 from metavoice.generate.sources import fewer_rows
 from metavoice.generate.tts import TTS
@@ -64,10 +67,15 @@ def test_a_server_compiles_before_it_is_ready(folder, graphs, tmp_path):
         api.load()
         before = len(graphs)
         assert api.status == "ok" and before >= 2 and all(o.ready for o in api.tts.bundle.first.engines.idle)
-        segments = api.tts.segments(TEXTS, next(iter(api.model_voices.values())), 1)
-        job = api._make_job(segments, api.options, None)
-        api.speech_service.submit(job)
-        assert len(job.collect()) and len(graphs) == before
+
+        def speak(n):
+            segments = api.tts.segments(TEXTS[n % 3 :], next(iter(api.model_voices.values())), n)
+            job = api._make_job(segments, api.options, None)
+            api.speech_service.submit(job)
+            return len(job.collect())
+
+        with ThreadPoolExecutor(5) as pool:  # nothing is compiled for the first request, nor for nine others
+            assert all(pool.map(speak, range(10))) and len(graphs) == before
     finally:
         api.close()
 
@@ -90,3 +98,51 @@ def test_refused_memory_frees_the_engines(folder, monkeypatch):
     bundle.first.engines = type("Pool", (), dict(idle=[Engine()]))()
     assert pick_batch_size(bundle, 2) == 16, "the memory of an idle engine is there for the next one"
     assert fewer_rows(8, bundle) == 4 and bundle.first.engines is None
+
+
+@pytest.fixture
+def no_compiler(monkeypatch, tmp_path):
+    real = torch.compile
+
+    def backend(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", lambda f, *, fullgraph: real(f, fullgraph=fullgraph, backend=backend))
+    monkeypatch.setenv("METAVOICE_CACHE", str(tmp_path))
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def test_without_a_compiler_the_steps_run_one_by_one(folder, no_compiler, monkeypatch, caplog):
+    "Unless the user has asked for compilation; it is tried once."
+    expected = TTS.from_pretrained(folder, "cpu").synthesise(TEXTS[0], seed=1)
+    tts = TTS.from_pretrained(folder, "cpu", compile=None)
+    monkeypatch.setattr("metavoice.generate.engine.is_static", lambda model: True)
+    monkeypatch.setattr("metavoice.generate.tts.is_static", lambda model: True)
+    for _ in range(2):
+        tts.make_ready(batch_size=2)
+    assert caplog.text.count("decoding without compiled steps: can't compile here") == 1
+    assert torch.equal(tts.synthesise(TEXTS[0], seed=1).samples, expected.samples)
+    with pytest.raises(OptionError, match="use compile=False"):
+        TTS.from_pretrained(folder, "cpu", compile=True).make_ready(batch_size=2)
+
+
+@pytest.mark.slow
+def test_the_progress_of_compilation(folder, graphs):
+    "`synthesise` reports it; a stop there leaves nothing behind, and the next call compiles."
+    tts, seen = TTS.from_pretrained(folder, "cpu", compile=True), []
+
+    def on_progress(stage, done, of):
+        seen.append(stage)
+        if stop:
+            raise KeyboardInterrupt
+
+    stop = True
+    with pytest.raises(KeyboardInterrupt):
+        tts.synthesise(TEXTS[0], seed=1, batch_size=2, on_progress=on_progress)
+    assert seen == ["compiling"] and not tts.bundle.first.engines.idle
+    stop = False
+    tts.synthesise(TEXTS[0], seed=1, batch_size=2, on_progress=on_progress)
+    sizes = len(tts.bundle.first.engines.idle[0].ready)
+    assert seen[1:sizes + 2] == ["compiling"] * sizes + ["first stage"]

@@ -141,7 +141,9 @@ def test_a_small_model_on_a_device(monkeypatch):
     results = list(benchmark_device.benchmark_steps(model, "tiny", 1e9, (1, 3), 8, float("inf")))
     shares = [o for o in results if "share" in o.what]
     assert [o.what for o in shares] == [
-        f"tiny, {mode}: {texts}, share of the bandwidth" for mode in ("eager", "compiled") for texts in ("1 text", "3 texts")
+        f"tiny, {mode}: {texts}, share of the bandwidth"
+        for mode in ("eager", "compiled")
+        for texts in ("1 text", "3 texts")
     ]
     equal, = [o.value for o in results if "equal" in o.what]
     assert all(o.value > 0 for o in results) and equal == 100 and seen == [3]

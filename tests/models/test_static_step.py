@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from metavoice.core.layout import TokenLayout
 from metavoice.generate.engine import device_draw
 from metavoice.models.gpt import GPT, GPTConfig, init_empty_weights
-from metavoice.models.static_step import StaticEngine, join_products, run_layers, static_step
 from metavoice.models.kv_cache import StaticKVCache
+from metavoice.models.static_step import StaticEngine, join_products, run_layers, static_step
 
 LAYOUT = TokenLayout()
 WIDTH = LAYOUT.end_of_audio + 1
