@@ -42,19 +42,19 @@ def fine_logits(
     logits = model(ids, speakers.to(device), lengths=lengths)
     return [torch.stack([head[row, start:end] for head in logits], 1) for row, (start, end) in enumerate(spans)]
 
-# %% ../../nbs/generate/04_fine_codes.ipynb #4f6f6752
+# %% ../../nbs/generate/04_fine_codes.ipynb #76f205c4
 def draw_fine_codes(
     logits: Tensor,  # (frames, 6, ids) of codebooks 3 to 8
     generator: torch.Generator,
     temperature: float,  # 0 takes the likeliest
     top_k: int | None,  # tokens to keep; all if None
-) -> Tensor:  # (6, frames); −1 where the logits aren't finite
+) -> Tensor:  # (6, frames) on the CPU; −1 where the logits aren't finite
     "Draw the codes of a row."
-    logits = logits.float().cpu().transpose(0, 1)
+    logits = logits.float().transpose(0, 1)
     if temperature:
-        return sample(probabilities(logits, temperature=temperature, top_k=top_k)[None], [generator])[0]
+        return sample(probabilities(logits, temperature=temperature, top_k=top_k)[None], [generator])[0].cpu()
     highest, fine = logits.max(-1)
-    return fine.masked_fill(~highest.isfinite(), -1)
+    return fine.masked_fill(~highest.isfinite(), -1).cpu()
 
 # %% ../../nbs/generate/04_fine_codes.ipynb #0719f4b8
 @torch.inference_mode()
