@@ -241,8 +241,8 @@ def test_a_full_disk_stops_the_batch(tts, quick, tmp_path, monkeypatch, write_ta
 
     real = batch.open_sound_file
 
-    def open_sound_file(path, rate, name):
-        return Full() if Path(name).stem == "b" else real(path, rate, name)
+    def open_sound_file(path, rate, name, tag):
+        return Full() if Path(name).stem == "b" else real(path, rate, name, tag)
 
     monkeypatch.setattr(batch, "open_sound_file", open_sound_file)
     table, out = write_table(tmp_path, "id,text\na,One.\nb,Two.\nc,Three.\n"), tmp_path / "out"
