@@ -149,7 +149,7 @@ def parse_word_times(
         raise TextError("the times of the words go backwards")
     return times
 
-# %% ../../nbs/train/07_data.ipynb #6d6bfb9a
+# %% ../../nbs/train/07_data.ipynb #8d4c0434
 def name_column(name: str) -> str:
     "Return the name of a column as `COLUMN_ALIASES` has it."
     return re.sub(r'[\s-]', '_', name.strip().lower())
@@ -187,11 +187,10 @@ def parse_example(
     "Return the example of one row; raises `TextError` for a missing or malformed value."
     found = find_values(row)
     check_values(found)
-    start, end = parse_seconds(found.get('start', 0), 'start'), None
-    if 'end' in found:
-        end = parse_seconds(found['end'], 'end')
-    elif 'duration' in found and 'start' in found:
-        end = start + parse_seconds(found['duration'], 'duration')
+    times = {name: parse_seconds(found[name], name) for name in ('start', 'end', 'duration') if name in found}
+    start, end = times.get('start', 0.0), times.get('end')
+    if end is None and 'start' in times and 'duration' in times:
+        end = start + times['duration']
     return Example(
         locate(found['audio'], find),
         read_transcript(found['text'], find),
@@ -202,7 +201,7 @@ def parse_example(
         parse_word_times(found.get('words', [])),
     )
 
-# %% ../../nbs/train/07_data.ipynb #1e3a9c1a
+# %% ../../nbs/train/07_data.ipynb #fe0ed257
 HEADERLESS_COLUMNS = {'|': 3, '\t': 3, ';': 2, ',': 2}  # delimiter → most columns of a table without a header
 
 FIRST_ROWS = 50  # in which a table without a header needs a recording
@@ -213,11 +212,15 @@ def first_line(text: str) -> str:
     return text.lstrip().split('\n', 1)[0]
 
 
-def parse_cells(text: str, delimiter: str) -> list:  # of (line number, cells or what is wrong)
+def parse_cells(text: str, delimiter: str, find: FileFinder) -> list:  # of (line number, cells or what is wrong)
     "Return the rows of a table of recordings."
 
+    def is_recording(cell):
+        name = cell.strip(' "')
+        return name.lower().endswith(READABLE_SUFFIXES) or 0 < len(name) < 256 and find(name) is not None
+
     def is_row(line):
-        return any(cell.strip(' "').lower().endswith(READABLE_SUFFIXES) for cell in line.split(delimiter))
+        return any(map(is_recording, line.split(delimiter)))
 
     return parse_delimited(text, delimiter, is_row)
 
@@ -253,7 +256,7 @@ def detect_columns(
     "Return how a table is laid out; raises `OptionError` if its first line is neither a known header nor a row."
     first = first_line(text)
     for delimiter in HEADERLESS_COLUMNS:
-        cells = parse_cells(first, delimiter)
+        cells = parse_cells(first, delimiter, find)
         names = [name_column(name) for name in cells[0][1]] if cells and isinstance(cells[0][1], list) else []
         if all(set(COLUMN_ALIASES[needed]) & set(names) for needed in ('audio', 'text')):
             check_columns(names, path)
@@ -274,7 +277,7 @@ def detect_rows(
     first = first_line(text)
     beginning = '\n'.join(text.split('\n', FIRST_ROWS)[:FIRST_ROWS])
     for delimiter in HEADERLESS_COLUMNS:
-        if any(names_recording(cells, delimiter, find) for _, cells in parse_cells(beginning, delimiter)):
+        if any(names_recording(cells, delimiter, find) for _, cells in parse_cells(beginning, delimiter, find)):
             return delimiter
     if '|' in first and (find.folder / 'wavs').is_dir():
         return '|'
@@ -314,7 +317,7 @@ def quoting_advice(delimiter: str) -> str:
     "Return how to write a caption that contains the delimiter."
     return f'; put quotes " around a caption with {delimiter}' if delimiter in ',;' else ''
 
-# %% ../../nbs/train/07_data.ipynb #4a827eaf
+# %% ../../nbs/train/07_data.ipynb #0f559a5b
 def parse_table(
     text: str,
     path: Path,  # of the table
@@ -323,7 +326,7 @@ def parse_table(
     "Return the rows of a delimited table; raises `OptionError` if its columns aren't known."
     text = unify_line_ends(text)
     delimiter, names = detect_columns(text, path, find)
-    cells = parse_cells(text, delimiter)
+    cells = parse_cells(text, delimiter, find)
     rows = name_cells(cells, delimiter) if names is None else []
     for line, values in cells[1:] if names is not None else []:
         if isinstance(values, list):

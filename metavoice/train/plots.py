@@ -15,12 +15,12 @@ from ..audio.sound import Audio
 # %% auto #0
 __all__ = ['read_lines', 'read_log', 'plot_losses', 'LivePlot', 'plot_learning_curves', 'mel_image', 'log_audio']
 
-# %% ../../nbs/train/21_plots.ipynb #2f5b7345
+# %% ../../nbs/train/21_plots.ipynb #f092fdb8
 def read_lines(
     path: str | Path,  # of a log.jsonl
 ) -> list:  # of dicts
-    "Return the lines of a log."
-    return [json.loads(line) for line in Path(path).read_text(encoding='utf-8').splitlines()]
+    "Return the complete lines of a log; the last one may still be being written."
+    return [json.loads(line) for line in Path(path).read_text(encoding='utf-8').split('\n')[:-1]]
 
 
 def read_log(
