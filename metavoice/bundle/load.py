@@ -212,7 +212,7 @@ def read_mbd(path: Path, entry: dict, device: torch.device) -> MultiBandDiffusio
             mbd = mbd.pack(pick_dtype(device, large=path.stat().st_size > LARGE_FILE_BYTES))
         return mbd.requires_grad_(False)
 
-# %% ../../nbs/bundle/03_load.ipynb #a45049ec
+# %% ../../nbs/bundle/03_load.ipynb #70dbc2e6
 class Bundle:
     "All parts of one voice model, each read when first used; `load_bundle` makes it."
 
@@ -309,8 +309,9 @@ class Bundle:
     @cached_property
     def first(self) -> GPT:
         method = PACKED if self.packed else self.quantise if self.step_engine == "torch" else None
-        if method == "int8" and self.compile and self.device.type == "cpu":
-            method = INT8_TRACEABLE
+        streams = len(self.manifest["parts"]["first"].get("config", {}).get("vocab_sizes", [0]))
+        if method == "int8" and self.compile and self.device.type == "cpu" and streams == 1:
+            method = INT8_TRACEABLE  # only such a model has compiled steps
         return self.load_first_stage(method)
 
     @property

@@ -21,7 +21,7 @@ def benchmark_parts() -> tuple:
 
     return tuple(BENCHMARK_PARTS)
 
-# %% ../../nbs/cli/04_benchmark.ipynb #ee220b24
+# %% ../../nbs/cli/04_benchmark.ipynb #3080ef0e
 def add_benchmark_parser(
     commands,  # subparsers of argparse
     parents: list,  # parsers whose options the command takes too
@@ -42,8 +42,8 @@ def add_benchmark_parser(
     command.add_argument(
         '--device',
         metavar='DEVICE',
-        help="measure the shapes of MetaVoice-1B on this device, for example cuda, in five minutes: tokens a second "
-        "for 1, 8 and 32 texts in 16, 8 and 4 bits, eager and compiled, as shares of the memory bandwidth; first "
+        help="measure the shapes of MetaVoice-1B on this device, for example cuda, in about five minutes: tokens a "
+        "second for 1, 8 and 32 texts in 16, 8 and 4 bits, eager and compiled, as shares of the memory bandwidth; first "
         "audio, real-time factor, and memory",
     )
     command.add_argument(
@@ -99,7 +99,7 @@ def add_random_parser(
     )
     command.set_defaults(run=random_command)
 
-# %% ../../nbs/cli/04_benchmark.ipynb #2a006efa
+# %% ../../nbs/cli/04_benchmark.ipynb #47e7fbbc
 def benchmark_command(
     args,  # parsed arguments
 ):
@@ -115,7 +115,7 @@ def benchmark_command(
     if path:
         with atomic_write(path) as temporary:
             temporary.write_text(results_to_json(results), encoding='utf-8')
-    print_lines(format_results(results))
+    print_lines(format_results(results), path)
 
 # %% ../../nbs/cli/04_benchmark.ipynb #78ff764a
 def random_command(

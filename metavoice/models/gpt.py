@@ -110,7 +110,7 @@ def make_norm(config: GPTConfig) -> nn.Module:
         return RMSNorm(config.n_embd, config.rmsnorm_eps)
     return LayerNorm(config.n_embd, config.bias)
 
-# %% ../../nbs/models/02_gpt.ipynb #0f26d999
+# %% ../../nbs/models/02_gpt.ipynb #e6ce1ddf
 SMALL_BATCH_ROWS = 32  # most input vectors for which a CPU with AMX uses the transposed product
 
 
@@ -119,33 +119,40 @@ class Linear(nn.Linear):
 
     def forward(self, x):
         w = self.weight
-        small = w.dtype == torch.bfloat16 and not w.requires_grad and w.device.type == 'cpu'
-        if not small or x.numel() > SMALL_BATCH_ROWS * w.shape[1] or torch.compiler.is_compiling() or not has_amx():
+        is_candidate = w.dtype == torch.bfloat16 and not w.requires_grad and w.device.type == 'cpu'
+        if torch.compiler.is_compiling() or not is_candidate or not has_amx():
+            return F.linear(x, w, self.bias)
+        if x.numel() > SMALL_BATCH_ROWS * w.shape[1]:
             return F.linear(x, w, self.bias)
         y = torch.mm(w, x.reshape(-1, w.shape[1]).mT).mT.view(*x.shape[:-1], -1)  # (…, out), in memory (out, …)
         return y if self.bias is None else y + self.bias
 
-# %% ../../nbs/models/02_gpt.ipynb #c828255b
+# %% ../../nbs/models/02_gpt.ipynb #b866da4f
 class SwiGLU(nn.Module):
     "The gated hidden layer, silu(x w1) · (x w3), without the output projection."
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.w1, self.w3 = (Linear(config.n_embd, config.hidden, bias=config.bias) for _ in range(2))
-        self.both = None  # (2 · hidden, n_embd) the memory of both matrices, from `join`
+        self.joined_weight = None  # (2 · hidden, n_embd) from `join`
 
     def forward(self, x):
         return F.silu(self.w1(x)) * self.w3(x)
 
     def join(self):
-        "Put both matrices side by side in memory, so that `both` is their weight in one product; without biases."
-        weights = [o.weight for o in (self.w1, self.w3) if type(o) is Linear and o.bias is None]
-        joined = self.both is not None and self.both.data_ptr() == self.w1.weight.data_ptr()
-        if len(weights) < 2 or joined:
+        """Store w1 and w3 as views of one tensor, `joined_weight`, so that one product computes both.
+
+        Does nothing for layers with biases, adapters or quantised weights."""
+        if any(type(layer) is not Linear or layer.bias is not None for layer in (self.w1, self.w3)):
+            self.joined_weight = None
+            return
+        w1, w3 = self.w1.weight, self.w3.weight
+        begins = [w1.data_ptr(), w3.data_ptr()]
+        if self.joined_weight is not None and [part.data_ptr() for part in self.joined_weight.chunk(2)] == begins:
             return
         with torch.inference_mode(False), torch.no_grad():
-            self.both = torch.cat(weights)
-            self.w1.weight.data, self.w3.weight.data = self.both.chunk(2)
+            self.joined_weight = torch.cat([w1, w3])
+            w1.data, w3.data = self.joined_weight.chunk(2)
 
 # %% ../../nbs/models/02_gpt.ipynb #0aa688b6
 class MLP(nn.Module):
@@ -202,7 +209,7 @@ class Block(nn.Module):
         x = x + self.attn(self.ln_1(x), cache, layer, lengths)
         return x + self.mlp(self.ln_2(x))
 
-# %% ../../nbs/models/02_gpt.ipynb #1f988c49
+# %% ../../nbs/models/02_gpt.ipynb #672cb30c
 class GPT(nn.Module):
     "The transformer of both stages, with the parameter names of the released checkpoints."
 
@@ -330,7 +337,7 @@ class GPT(nn.Module):
         dtype = w.dtype if static else pick_cache_dtype(w.device, w.dtype)
         shape = c.n_layer, batch, c.n_head, capacity, c.n_embd // c.n_head
         if static:
-            return KVCache(*shape, dtype, w.device, block=capacity, key_tiles=False)
+            return KVCache(*shape, dtype, w.device, paired=True)
         return KVCache(*shape, dtype, w.device)
 
     @property

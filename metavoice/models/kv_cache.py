@@ -18,7 +18,7 @@ from .attention import KEY_TILE, attention, attention_mask, pick_attention_kerne
 # %% auto #0
 __all__ = ['KERNEL_CALL_BYTES', 'SPLIT', 'KVCache', 'write_keys', 'KVCacheView', 'split_sum', 'StaticKVCache']
 
-# %% ../../nbs/models/01_kv_cache.ipynb #1a2fe8d5
+# %% ../../nbs/models/01_kv_cache.ipynb #09fd72e4
 class KVCache:
     "Keys and values of every layer in buffers that grow by blocks; each row has its own length."
 
@@ -33,18 +33,20 @@ class KVCache:
         device='cpu',
         block: int = 256,  # positions by which the buffers grow
         key_tiles: bool | None = None,  # store keys in tiles; None: where single queries read them fastest
+        paired: bool = False,  # keep keys and values of a layer in one tensor of the whole capacity
     ):
         if key_tiles is None:
             key_tiles = dtype == torch.float16 and pick_attention_kernel(device, dtype) == 'single_query'
+        if paired:
+            block, key_tiles = capacity, False
         self.capacity, self.block = capacity, block
         self.size = min(block, capacity)  # allocated positions
 
         def make_buffers(*shape):
             return [torch.zeros(*shape, dtype=dtype, device=device) for _ in range(n_layer)]
 
-        self.pairs = None  # of each layer (2, rows, heads, size, d): keys and values in one tensor if it needn't grow
         shape = batch, n_head, self.size, head_dim
-        if block >= capacity and not key_tiles:
+        if paired:  # of each layer (2, rows, heads, size, d)
             self.pairs = make_buffers(2, *shape)
             self._keys, self._values = ([pair[i] for pair in self.pairs] for i in (0, 1))
         else:

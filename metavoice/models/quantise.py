@@ -20,10 +20,11 @@ from ..core.errors import OptionError
 # %% auto #0
 __all__ = ['QUANTISE_METHODS', 'PACKED', 'INT8_TRACEABLE', 'INT4_GROUP_SIZE', 'ZERO_POINT', 'FBGEMM_MAX_ROWS',
            'QUANTISED_PARAMETERS', 'check_quantise_method', 'quantise_activations', 'Int8Linear', 'Int4Linear',
-           'packing_pays', 'PackedLinear', 'repack', 'match_unit', 'QuantisedSwiGLU', 'quantise_linear', 'weight_bytes',
-           'module_bytes', 'quantise_unit', 'is_unit_complete', 'pack_heads', 'quantise', 'quantisation_error']
+           'packing_pays', 'PackedLinear', 'repack', 'match_unit', 'QuantisedSwiGLU', 'quantise_linear',
+           'stored_tensors', 'weight_bytes', 'module_bytes', 'quantise_unit', 'is_unit_complete', 'pack_heads',
+           'quantise', 'quantisation_error']
 
-# %% ../../nbs/models/04_quantise.ipynb #3e4fb436
+# %% ../../nbs/models/04_quantise.ipynb #66b76b50
 QUANTISE_METHODS = ('int8', 'int4')
 
 PACKED = 'packed'  # internal: 16-bit weights in an order that is read faster
@@ -49,9 +50,9 @@ def check_quantise_method(
     device: torch.device,
 ):
     "Raise `OptionError` for an unknown method, a device without a kernel for it, or if torchao is missing."
-    if method in (None, PACKED, INT8_TRACEABLE):
+    if method in (None, PACKED):
         return
-    if method not in QUANTISE_METHODS:
+    if method not in (*QUANTISE_METHODS, INT8_TRACEABLE):
         names = ' or '.join(QUANTISE_METHODS)
         raise OptionError(f"unknown quantisation {method!r}; use {names}, or None for none")
     if device.type not in ('cpu', 'cuda'):
@@ -301,16 +302,20 @@ def quantise_linear(
     quantize_(linear, Int8WeightOnlyConfig() if method == 'int8' else Int4WeightOnlyConfig(**int4))
     return linear
 
-# %% ../../nbs/models/04_quantise.ipynb #c23f0005
+# %% ../../nbs/models/04_quantise.ipynb #ccde880c
+def stored_tensors(tensor: Tensor) -> list[Tensor]:
+    "Return the tensors that hold the numbers of a parameter: several for torchao's tensors, otherwise itself."
+    names = getattr(tensor, 'tensor_data_names', ())
+    return [getattr(tensor, name) for name in names] or [tensor]
+
+
 def weight_bytes(
     linear: nn.Module,  # a linear layer of any kind
 ) -> int:
     "Return the bytes of the weights of a linear layer as they are stored."
     if hasattr(linear, 'nbytes'):
         return linear.nbytes
-    weight = linear.weight
-    names = getattr(weight, 'tensor_data_names', ())  # of torchao's tensors
-    return sum(getattr(weight, name).nbytes for name in names) if names else weight.nbytes
+    return sum(tensor.nbytes for tensor in stored_tensors(linear.weight))
 
 
 def module_bytes(module: nn.Module) -> int:

@@ -92,9 +92,9 @@ def test_nothing_is_compiled_again(counters, weights):
     eager, model = make_model(weights), make_model(weights)
     model.compiling = True
     counters.clear()
-    assert prepare_engines(model, 5, LAYOUT, **OPTIONS)
+    assert prepare_engines(model, 20, LAYOUT, **OPTIONS)
     requests, likeliest = make_requests(50, 500), dict(temperature=0.0)
-    for rows, part in ((1, requests[:4]), (5, requests[4:40]), (3, requests[40:])):
+    for rows, part in ((1, requests[:4]), (20, requests[4:40]), (3, requests[40:])):
         drawn = tokens_of(model, part, rows)
         assert weights != "float32" or drawn == tokens_of(eager, part, rows)
     found, expected = (tokens_of(o, requests[:6], 3, **likeliest) for o in (model, eager))
@@ -102,3 +102,14 @@ def test_nothing_is_compiled_again(counters, weights):
     assert len(model.engines.idle) == 1
     same = [a == b for i in expected for a, b in zip(found[i], expected[i], strict=weights == "float32")]
     assert sum(same) / len(same) > (0.999 if weights in ("float32", "int8 of torchao") else 0.9)
+
+
+def test_many_models_in_one_process(counters, monkeypatch):
+    "PyTorch limits the graphs of a function to eight; each engine has its own function."
+    requests, real = make_requests(3, 20), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, *, fullgraph: real(f, fullgraph=fullgraph, backend="eager"))
+    for layers in range(1, 6):
+        torch.manual_seed(0)
+        model = GPT(GPTConfig(**SHAPE | dict(n_layer=1, n_embd=32 * layers))).eval().requires_grad_(False)
+        model.compiling = True
+        assert len(tokens_of(model, requests, 2, temperature=0.0)) == 3

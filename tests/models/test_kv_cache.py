@@ -174,7 +174,7 @@ def test_rows_far_apart_take_a_call_for_each_run(generator, monkeypatch):
 
 
 def test_static_view_equals_the_cache(generator):
-    cache, plain = (KVCache(1, 3, 4, 40, 8, block=block) for block in (40, 16))
+    cache, plain = (KVCache(1, 3, 4, 40, 8, block=16, paired=paired) for paired in (True, False))
     for o in (cache, plain):
         o.advance([14, 3, 9])
     for _ in range(5):

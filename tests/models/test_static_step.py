@@ -89,3 +89,39 @@ def test_a_step_never_reaches_for_the_host():
         engine = released_engine(1)
         with NoHost():
             static_step(engine.model, engine.draw, engine.view(1, 256))
+
+
+def test_joined_weights_follow_their_layers():
+    "After an adapter, another weight or a change of the weights, a step computes with what is there."
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=32, block_size=64, swiglu_multiple_of=32, vocab_sizes=[40]))
+    model.eval().requires_grad_(False)
+    gates, x = model.transformer.h[0].mlp.swiglu, torch.randn(2, 32)
+
+    class Adapter(torch.nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base = base
+
+        def forward(self, x):
+            return self.base(x) + 1
+
+    def both_ways():
+        join_products(model)
+        cache = model.cache(2, 256, static=True)
+        out = run_layers(model, x.clone(), StaticKVCache(cache.pairs, torch.zeros(2, dtype=torch.int64)))
+        h = model.transformer.h[0]
+        attended = x + h.attn.c_proj(h.attn.c_attn(h.ln_1(x))[:, 64:])  # one position sees itself alone
+        y = h.ln_2(attended)
+        expected = attended + h.mlp.c_proj(F.silu(gates.w1(y)) * gates.w3(y))
+        return out, model.lm_heads[0](model.transformer.ln_f(expected))
+
+    torch.testing.assert_close(*both_ways())
+    assert gates.joined_weight is not None
+    gates.w3.weight.data = torch.randn_like(gates.w3.weight)
+    torch.testing.assert_close(*both_ways())
+    gates.w1.weight.mul_(2)  # in place: the joined weight is the same memory
+    torch.testing.assert_close(*both_ways())
+    gates.w3 = Adapter(gates.w3)
+    torch.testing.assert_close(*both_ways())
+    assert gates.joined_weight is None
