@@ -90,7 +90,7 @@ def replace_folder(
         os.rename(path, old)
     os.rename(new, path)
 
-# %% ../../nbs/bundle/04_write.ipynb #8092a55e
+# %% ../../nbs/bundle/04_write.ipynb #feaa320a
 @contextmanager
 def atomic_folder(
     path: str | Path,  # the destination; one that holds nothing else than `own` files is replaced
@@ -98,6 +98,8 @@ def atomic_folder(
 ):
     "Yield a temporary folder that is renamed to `path` on success and removed otherwise. Raises `OutputError`."
     path = Path(path).expanduser().absolute()
+    if path.is_symlink():  # its target is replaced, as a file's is by `atomic_write`
+        path = Path(os.path.realpath(path))
     if path.exists() and not path.is_dir():
         raise OutputError(f"can't write {path}: it is a file")
     if path.is_dir() and (foreign := find_foreign_files(path, own)):

@@ -41,7 +41,7 @@ examples:
   metavoice batch sentences.csv --out spoken --ray ray://head:10001 --workers 8
 """
 
-# %% ../../nbs/cli/02_batch.ipynb #af4d2b37
+# %% ../../nbs/cli/02_batch.ipynb #1fb8f776
 def add_batch_parser(
     commands,  # subparsers of argparse
     parents: list,  # parsers whose options the command takes too
@@ -76,7 +76,7 @@ def add_batch_parser(
         metavar='N',
         help="models that run on the cluster (default: one for each GPU, or for each two CPUs)",
     )
-    add_speech_arguments(command)
+    add_speech_arguments(command, seed='0, from which a row without a seed derives its own')
     add_model_arguments(command, "takes generated at a time")
     command.set_defaults(run=batch_command, interrupted="finished rows are kept; the same command continues")
 

@@ -28,7 +28,7 @@ from ..core.errors import MetaVoiceError
 # %% auto #0
 __all__ = ['make_parser', 'collect_rarely', 'main']
 
-# %% ../../nbs/cli/12_commands.ipynb #2f283c75
+# %% ../../nbs/cli/12_commands.ipynb #2b810206
 def make_parser() -> argparse.ArgumentParser:
     "Return the parser of all commands and their options."
     parser = Parser(
@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.set_defaults(interrupted='nothing was written')
     parser.add_argument('--version', action='version', version=f'metavoice {__version__}')
     model = argparse.ArgumentParser(add_help=False)
-    model_help = "nano (default), a folder, or owner/name on the Hugging Face Hub"
+    model_help = "nano, a folder, or owner/name on the Hugging Face Hub"
     model.add_argument('--model', default='nano', metavar='NAME', help=model_help)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     add_synthesise_parser(commands, [model])

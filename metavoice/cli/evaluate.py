@@ -253,7 +253,7 @@ def evaluate_model(
         timed = 5 if args.timed is None else args.timed
         return evaluate(tts, timed=timed, out=args.out, on_progress=on_progress, **settings)
 
-# %% ../../nbs/cli/05_evaluate.ipynb #134c41ed
+# %% ../../nbs/cli/05_evaluate.ipynb #9af95b8d
 def evaluate_command(
     args,  # parsed arguments
 ):
@@ -272,5 +272,6 @@ def evaluate_command(
     if plot_path:
         with atomic_write(plot_path) as temporary:
             figure = plot_grid(found, list(grid)) if grid else found.plot()
-            figure.savefig(temporary, dpi=160)
-    print_lines([found[0].about_line(), '', *grid_table(found, list(grid))] if grid else found.report())
+            figure.savefig(temporary, dpi=160, format=plot_path.suffix[1:].lower() or 'png')
+    lines = [found[0].about_line(), '', *grid_table(found, list(grid))] if grid else found.report()
+    print_lines(lines, json_path, plot_path)

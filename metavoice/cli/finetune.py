@@ -34,7 +34,7 @@ synthesis. A --config file is YAML or JSON and uses the names of the options, wi
 --as-written.
 """
 
-# %% ../../nbs/cli/07_finetune.ipynb #0ee2c258
+# %% ../../nbs/cli/07_finetune.ipynb #9a7b22c1
 def add_finetune_parser(
     commands,  # subparsers of argparse
     parents: list,  # parsers whose options the command takes too
@@ -54,7 +54,7 @@ def add_finetune_parser(
     command.add_argument('--check', action='store_true', help="check the recordings and list problems; train nothing")
     about = "take captions as they are: don't expand numbers, abbreviations and symbols into words"
     command.add_argument('--as-written', dest='spoken', action='store_false', default=None, help=about)
-    add_flags(command, FinetuneConfig)
+    add_flags(command, FinetuneConfig, unset=dict(language="the model's"))
     command.add_argument('-q', '--quiet', action='store_true', help="print no progress bars and no report")
     command.set_defaults(run=finetune_command, interrupted="the last checkpoint is kept; --resume continues")
 

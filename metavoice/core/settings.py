@@ -238,7 +238,7 @@ def save_config(
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(asdict(config) | more, indent=1, ensure_ascii=False), encoding='utf-8')
 
-# %% ../../nbs/core/04_settings.ipynb #204ebe72
+# %% ../../nbs/core/04_settings.ipynb #654dd657
 _FIELD = re.compile(r"((?:^    # .*\n)*)^    (\w+): .*?(?:  # (.*))?$", re.MULTILINE)
 
 
@@ -269,8 +269,9 @@ def add_flags(
     cls,  # a dataclass of `Settings`
     config_file: bool = True,  # add --config as well
     omit: tuple = (),  # fields that get no flag
+    unset: dict | None = None,  # field → what its help shows as the default where that is None
 ):
-    "Add a flag for each setting; `make_config(cls, flags=vars(args))` checks them."
+    "Add a flag for each setting; `make_config(cls, flags=vars(args))` checks them. `shown_default` is for the help."
     if config_file:
         about = "settings from a .yaml or .json, named as below with _ for -; flags count more"
         command.add_argument('--config', metavar='FILE', help=about)
@@ -280,6 +281,8 @@ def add_flags(
             continue
         hidden = defaults[name] in (None, '', (), MISSING) or spec.type is bool
         text = comments[name] + ('' if hidden else f" (default: {defaults[name]})")
-        command.add_argument(
+        action = command.add_argument(
             '--' + name.replace('_', '-'), default=None, help=text.replace('%', '%%'), **flag_options(spec)
         )
+        known = None if defaults[name] is MISSING else defaults[name]
+        action.shown_default = (unset or {}).get(name) if known is None else known

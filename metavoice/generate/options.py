@@ -123,7 +123,7 @@ def make_text_options(**options) -> TextOptions:
 
     return TextOptions(**options)
 
-# %% ../../nbs/generate/00_options.ipynb #d710fa64
+# %% ../../nbs/generate/00_options.ipynb #0e7f502e
 VOCODERS = ('mbd', 'codec')
 
 PER_TEXT = (
@@ -138,7 +138,7 @@ class SpeechOptions(TypedSettings):
     "Options of speech synthesis; None is the model's own value. Raises `OptionError` for a value out of range."
 
     voice: Any = None  # recording of the voice to clone, its web address, or name of one of the model's voices
-    seed: Annotated[int, Range(0, 2**63 - 1)] | None = None  # same seed, same audio; a fresh one if not given
+    seed: Annotated[int, Range(0, 2**63 - 1)] | None = None  # same seed, same audio
     guidance: Guidance | None = None  # how closely to follow the voice; 1 is no guidance
     prompt_guidance: PromptGuidance | None = None  # how closely to follow the text; 1 is no guidance
     top_p: TopP | None = None  # share of the probability to draw from; lower is steadier, higher is livelier
