@@ -21,7 +21,7 @@ def benchmark_parts() -> tuple:
 
     return tuple(BENCHMARK_PARTS)
 
-# %% ../../nbs/cli/04_benchmark.ipynb #3080ef0e
+# %% ../../nbs/cli/04_benchmark.ipynb #7bcd42ae
 def add_benchmark_parser(
     commands,  # subparsers of argparse
     parents: list,  # parsers whose options the command takes too
@@ -43,8 +43,8 @@ def add_benchmark_parser(
         '--device',
         metavar='DEVICE',
         help="measure the shapes of MetaVoice-1B on this device, for example cuda, in about five minutes: tokens a "
-        "second for 1, 8 and 32 texts in 16, 8 and 4 bits, eager and compiled, as shares of the memory bandwidth; first "
-        "audio, real-time factor, and memory",
+        "second for 1, 8 and 32 texts in 16, 8 and 4 bits, eager and compiled, as shares of the memory bandwidth; "
+        "first audio, real-time factor, and memory",
     )
     command.add_argument(
         '--part',

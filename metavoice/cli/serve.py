@@ -45,14 +45,14 @@ def add_serve_parser(
     add_flags(command, ServerConfig)
     command.set_defaults(run=serve_command, interrupted='the server was stopped')
 
-# %% ../../nbs/cli/08_serve.ipynb #743ca863
+# %% ../../nbs/cli/08_serve.ipynb #33dd51f7
 def serve_command(
     args,  # parsed arguments
 ):
-    "Run the command `serve`; raises `OptionError`, and `BundleError` for a model that can't be loaded."
+    "Run the command `serve` and return its exit code; raises `OptionError`."
     config = make_config(ServerConfig, args.config, environ=os.environ, flags=vars(args))
     try:
         from metavoice.serve.app import run_server
     except ImportError as e:
         raise OptionError(f'the server needs {e.name}: pip install "metavoice[serve]"') from None
-    run_server(config)
+    return run_server(config)

@@ -111,16 +111,28 @@ def check_url(
         raise AudioError("the reference is below none of the URLs that this server fetches from")
     return url
 
-# %% ../../nbs/core/08_fetch.ipynb #76278e12
-NAT64 = ipaddress.ip_network('64:ff9b::/96')  # IPv4 addresses inside IPv6, which a gateway translates (RFC 6052)
+# %% ../../nbs/core/08_fetch.ipynb #e07c378b
+NOT_PUBLIC = [  # networks that Python's `is_global` leaves out, or did in some version
+    ipaddress.ip_network(network)
+    for network in (
+        '64:ff9b::/96',  # IPv4 addresses inside IPv6, which a gateway translates (RFC 6052)
+        '64:ff9b:1::/48',  # the same within a network (RFC 8215)
+        'fec0::/10',  # site-local (RFC 3879)
+        '::/96',  # IPv4-compatible (RFC 4291)
+        '2001::/23',  # protocols, Teredo among them (RFC 2928)
+        '5f00::/16',  # segment routing (RFC 9602)
+        '192.88.99.0/24',  # 6to4 relays (RFC 7526)
+    )
+]
 
-# %% ../../nbs/core/08_fetch.ipynb #d55a115f
+# %% ../../nbs/core/08_fetch.ipynb #c679a0ba
 def is_public_address(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> bool:
     "Return whether an address, and the IPv4 address inside an IPv6 one, are global unicast addresses."
     inner = getattr(address, 'ipv4_mapped', None) or getattr(address, 'sixtofour', None) or address
-    return address.is_global and inner.is_global and not address.is_multicast and address not in NAT64
+    is_listed = any(address in network for network in NOT_PUBLIC if network.version == address.version)
+    return address.is_global and inner.is_global and not address.is_multicast and not is_listed
 
 
 def resolve_public_address(

@@ -33,7 +33,7 @@ def read_api_keys(
         raise OptionError(f"there are no API keys in {path}; write one a line, or leave the setting out")
     return tuple(keys)
 
-# %% ../../nbs/serve/00_config.ipynb #968c0d67
+# %% ../../nbs/serve/00_config.ipynb #822bd67f
 @dataclass(frozen=True)
 class ServerConfig(Settings):
     "Settings of the server; the defaults are safe on a shared machine."
@@ -57,9 +57,13 @@ class ServerConfig(Settings):
     decode_workers: Annotated[int, Range(1, 1024)] = 4  # threads that turn codes into sound
     groups: Annotated[int, Range(1, 64)] = 2  # sampling options decoded at a time; each needs a key-value cache
     timeout: Annotated[float, Range(0.1, 86_400)] = 300.0  # seconds that a request may take, sending included
+    read_timeout: Annotated[float, Range(0.1, 3600)] = 20.0  # seconds for the headers of a request, and for its body
+    stall: Annotated[float, Range(0.1, 3600)] = 20.0  # seconds without reading after which a client is disconnected
+    max_connections: Annotated[int, Range(1, 1_000_000)] = 512  # open connections; further ones are closed
     grace: Annotated[float, Range(0, 86_400)] = 30.0  # seconds for running requests to finish after SIGTERM
     max_text: Annotated[int, Range(1, 10_000_000)] = 4096  # characters in a text
     max_upload: Annotated[float, Range(0.01, 10_000)] = 16.0  # megabytes in an upload
+    uploads: Annotated[int, Range(1, 10_000)] = 4  # recordings read or waiting to be; further ones get status 429
     max_seconds: Annotated[float, Range(1, 100_000)] = 120.0  # seconds in a reference recording
     max_channels: Annotated[int, Range(1, 1024)] = 8  # channels in a reference recording
     max_voices: Annotated[int, Range(0, 1_000_000)] = 1000  # registered voices

@@ -34,7 +34,7 @@ class DeadlineExceeded(Disconnected):
 
 TIMEOUT_MESSAGE = "the speech wasn't ready within the time that a request may take; send less text, or retry later"
 
-# %% ../../nbs/serve/03_job.ipynb #0bca75cd
+# %% ../../nbs/serve/03_job.ipynb #870d50da
 @dataclass(eq=False)
 class SpeechJob:
     "A text that is synthesised for one client."
@@ -50,6 +50,7 @@ class SpeechJob:
     began: float | None = None  # when a worker started on it
     seconds: float = 0.0  # of sound generated so far
     disconnected: bool = False
+    is_blocked: bool = False  # its worker waits because the client doesn't read
     future: Future | None = None  # of the worker
 
     def __post_init__(self):

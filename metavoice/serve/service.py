@@ -27,10 +27,12 @@ from .job import TIMEOUT_MESSAGE, DeadlineExceeded, Disconnected, SpeechJob
 from .scheduler import BatchScheduler, SharedSource
 
 # %% auto #0
-__all__ = ['logger', 'QueueFull', 'SpeechService']
+__all__ = ['logger', 'MAX_WAITING_THREADS', 'QueueFull', 'SpeechService']
 
-# %% ../../nbs/serve/06_service.ipynb #78c75dbd
+# %% ../../nbs/serve/06_service.ipynb #9ace95a7
 logger = logging.getLogger(__name__)
+
+MAX_WAITING_THREADS = 64  # threads for jobs beside those that have a place
 
 
 class QueueFull(MetaVoiceError):
@@ -40,7 +42,7 @@ class QueueFull(MetaVoiceError):
         super().__init__(message)
         self.retry = retry
 
-# %% ../../nbs/serve/06_service.ipynb #1cf1c6cb
+# %% ../../nbs/serve/06_service.ipynb #35b1612a
 class SpeechService:
     "Speech for many jobs at once; close it, or use it in a `with` statement."
 
@@ -57,12 +59,13 @@ class SpeechService:
         self.max_batch, self.jobs, self.lock = max_batch, set(), threading.Lock()
         self.scheduler = BatchScheduler(tts.bundle, max_batch, groups, on_step)
         self.denoiser = BatchedDenoiser(self.slots, engine=tts.bundle.denoiser_engine)
-        self.pool = ThreadPoolExecutor(max_batch, 'speech')
+        self.places = Slots(max_batch)
+        self.pool = ThreadPoolExecutor(max_batch + min(queue, MAX_WAITING_THREADS), 'speech')
         self.mean_seconds, self.last_trim = 1.0, time.monotonic()
 
     def num_running(self) -> int:
-        "Return the number of jobs that a worker has started."
-        return sum(job.began is not None for job in tuple(self.jobs))
+        "Return the number of jobs that have begun and don't wait for their clients."
+        return sum(job.began is not None and not job.is_blocked for job in tuple(self.jobs))
 
     def submit(self, job: SpeechJob):
         "Add a job; raises `QueueFull`, and `Disconnected` if the service is closed."
@@ -82,10 +85,22 @@ class SpeechService:
     def cancel_job(self, job: SpeechJob):
         "Disconnect a job: if it runs, it stops soon; if it waits, its place in the queue is free at once."
         job.disconnect()
-        if job.future and job.future.cancel():
-            with self.lock:
-                self.jobs.discard(job)
-            job.put(Disconnected("the client has disconnected"))
+        self._refuse(job, "the client has disconnected")
+
+    def _refuse(self, job: SpeechJob, reason: str):
+        "End a job that hasn't begun."
+        with self.lock:
+            if job.began is not None or job not in self.jobs:
+                return
+            self.jobs.discard(job)
+        if job.future:
+            job.future.cancel()
+        job.put(Disconnected(reason))
+
+    def refuse_waiting(self):
+        "End the jobs that haven't begun: the server is stopping."
+        for job in tuple(self.jobs):
+            self._refuse(job, "the server is stopping")
 
     def close(self):
         "Stop at once; jobs that haven't ended get an error."
@@ -100,7 +115,7 @@ class SpeechService:
     def __exit__(self, *exception):
         self.close()
 
-# %% ../../nbs/serve/06_service.ipynb #3d12c313
+# %% ../../nbs/serve/06_service.ipynb #330a67d7
 @patch
 def _make_assembler(self: SpeechService, job: SpeechJob) -> Assembler:
     "Return what joins, levels and denoises the segments of a job."
@@ -116,8 +131,10 @@ def _deliver(self: SpeechService, job: SpeechJob, audio: Audio):
     item = job.encoder.feed(audio.samples) if job.encoder else audio
     job.seconds += audio.duration
     if job.waiting_seconds > job.max_buffered:
-        with self.slots.released():
+        job.is_blocked = True
+        with self.slots.released(), self.places.released():
             job.put(item, audio.duration)
+            job.is_blocked = False
     elif item:
         job.put(item, audio.duration)
     job.check()
@@ -136,14 +153,28 @@ def _speak(self: SpeechService, job: SpeechJob):
         if rest:
             job.put(rest)
 
-# %% ../../nbs/serve/06_service.ipynb #56c08aab
+# %% ../../nbs/serve/06_service.ipynb #35e63765
 @patch
 def _run_job(self: SpeechService, job: SpeechJob):
     "Run a job and put its end, None or an exception, into its queue; the target of a worker."
+    with self.places:
+        with self.lock:
+            if job not in self.jobs:  # it was refused
+                return
+            job.began = time.monotonic()
+        end = self._finish(job)
+    with self.lock:
+        self.jobs.discard(job)
+    job.put(end)
+    self._trim_memory()
+
+
+@patch
+def _finish(self: SpeechService, job: SpeechJob) -> Exception | None:
+    "Speak a job and return its end."
     end = None
     try:
         job.check()
-        job.began = time.monotonic()
         self._speak(job)
         job.check()
         self.mean_seconds += 0.1 * (time.monotonic() - job.began - self.mean_seconds)
@@ -155,10 +186,7 @@ def _run_job(self: SpeechService, job: SpeechJob):
     except Exception as e:
         logger.exception("speech generation failed")
         end = RuntimeError(f"speech generation failed with {type(e).__name__}")
-    with self.lock:
-        self.jobs.discard(job)
-    job.put(end)
-    self._trim_memory()
+    return end
 
 
 @patch

@@ -39,7 +39,7 @@ class StoredVoice:
     created: int  # Unix time
     warnings: tuple = ()  # faults of the recording, and what to do about them
 
-# %% ../../nbs/serve/01_voice_store.ipynb #3d4a8d10
+# %% ../../nbs/serve/01_voice_store.ipynb #5d16e738
 class VoiceStore:
     "A folder of voices, one safetensors file for each."
 
@@ -56,7 +56,7 @@ class VoiceStore:
         self.reserved = {name.casefold() for name in reserved}
         self._cache, self._lock = {}, threading.Lock()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as e:
             raise OutputError(f"can't create the folder for voices {folder}: {e.strerror}") from None
         for path in self.folder.glob('.voice_*.safetensors'):  # temporary files of a killed process

@@ -58,7 +58,7 @@ def test_sigterm_finishes_running_requests(tmp_path, serve_process, wait_until):
     [
         (["--port", "99999"], {}, "65535"),
         ([], dict(METAVOICE_MAX_BATCH="many"), "METAVOICE_MAX_BATCH"),
-        pytest.param(["--model", "."], {}, "metavoice: ", marks=pytest.mark.slow),
+        pytest.param(["--model", "."], {}, "is no model", marks=pytest.mark.slow),
         ([], dict(METAVOICE_API_KEYS="short"), "16"),
     ],
 )
