@@ -74,7 +74,7 @@ STAGE_TITLES = dict(
     decoder="Decoder: the sound of the voice",
 )
 
-# %% ../../nbs/ui/04_finetune.ipynb #80a77e96
+# %% ../../nbs/ui/04_finetune.ipynb #a72f666d
 class FinetuneApp(VBox):
     "Check recordings, finetune a model on them, and try the result."
 
@@ -92,13 +92,16 @@ class FinetuneApp(VBox):
         self.start_button.on_click(lambda _: self.start())
         self.stop_button.on_click(self.stop)
         self.method.out.observe(self.find_run, 'value')
-        self.progress, self.notice = ProgressPanel(), Notice()
+        self.progress, self.notice = ProgressPanel(), Notice(reveal=True)
         self.report, self.loss_chart, self.log_line = HTML(), HTML(), Notice()
         self.player, self.samples, self.preview = Player(), add_classes(VBox(), 'past'), VBox()
         self.lines, self.finetuner = {}, None  # stage → its lines of the log; the `Finetuner` that trains
         self.executor, self.future = ThreadPoolExecutor(1, 'finetuning'), None
         self.stop_event = threading.Event()
         super().__init__([self.make_page(), self.preview])
+        self.recordings.on_change = self.notice.clear_error
+        for control in self.method.controls:
+            control.observe(self.notice.clear_error, 'value')
         self.find_run()
 
     def make_page(self) -> VBox:
@@ -164,11 +167,13 @@ def make_progress_bar(self: FinetuneApp, work=None, **options) -> CallbackProgre
 
     return CallbackProgressBar(on_update, work, **options)
 
-# %% ../../nbs/ui/04_finetune.ipynb #8a4f5c9b
+# %% ../../nbs/ui/04_finetune.ipynb #4880bb97
 @patch
 def show_report(self: FinetuneApp, finetuner: Finetuner):
     "Show the report on the recordings."
-    self.report.value = f'<div class="mv-report">{finetuner.report._repr_html_()}</div>'
+    # A wide table scrolls, also by the keyboard.
+    attributes = 'class="mv-report" tabindex="0" role="region" aria-label="Report on the recordings"'
+    self.report.value = f'<div {attributes}>{finetuner.report._repr_html_()}</div>'
     set_visible(self.report_card, True)
 
 # %% ../../nbs/ui/04_finetune.ipynb #11e40144

@@ -73,7 +73,7 @@ def name_error(
     "Return the message of an error with the name of its file, once."
     return str(error) if name in str(error) else f"{name}: {error}"
 
-# %% ../../nbs/ui/01_panels.ipynb #c9674e69
+# %% ../../nbs/ui/01_panels.ipynb #010fa380
 class UploadWidget(anywidget.AnyWidget):
     "Receive files from the user's disk, and recordings of the microphone."
 
@@ -90,14 +90,19 @@ class UploadWidget(anywidget.AnyWidget):
     def __init__(
         self,
         on_file,  # called with (name, bytes) for each file
+        on_begin=None,  # called when the user has chosen files or starts to record
         **traits,
     ):
         super().__init__(**traits)
-        self.on_file, self.pending_uploads = on_file, {}
+        self.on_file, self.on_begin, self.pending_uploads = on_file, on_begin, {}
         self.on_msg(self.receive)
 
     def receive(self, _, content, buffers):
         "Take a part of a file; call `on_file` when the file is complete, and drop a file that doesn't fit."
+        if content.get('begin'):
+            if self.on_begin is not None:
+                self.on_begin()
+            return
         key, size = content['id'], content['size']
         data = self.pending_uploads.setdefault(key, bytearray())
         part = bytes(buffers[0]) if buffers else b''
@@ -111,7 +116,7 @@ class UploadWidget(anywidget.AnyWidget):
 # %% ../../nbs/ui/01_panels.ipynb #150c6869
 EXAMPLE_TEXT = "The old man walked to the river."
 
-# %% ../../nbs/ui/01_panels.ipynb #48851add
+# %% ../../nbs/ui/01_panels.ipynb #3f4cc3e1
 class TextPanel(VBox):
     "A field for the text to speak."
 
@@ -121,7 +126,9 @@ class TextPanel(VBox):
         text: str = EXAMPLE_TEXT,
     ):
         self.tts, self.about = tts, Notice()
-        self.field = Textarea(text, placeholder="Write what you want to hear …", continuous_update=True)
+        # The description is the name of the field for screen readers; it isn't shown.
+        about = dict(description="Text to speak", placeholder="Write what you want to hear …")
+        self.field = add_classes(Textarea(text, continuous_update=True, **about), 'named')
         self.field.observe(self.update_notice, 'value')
         self.update_notice()
         super().__init__([self.field, self.about])
@@ -165,7 +172,7 @@ class VoiceOption:
     audio: Audio | None = None  # to listen to
     warnings: list = field(default_factory=list)  # faults of a recording, and what to do about them
 
-# %% ../../nbs/ui/01_panels.ipynb #59675e7a
+# %% ../../nbs/ui/01_panels.ipynb #2f276f11
 class VoicePanel(VBox):
     "Buttons for the voices of a model and of the user."
 
@@ -181,7 +188,8 @@ class VoicePanel(VBox):
         self.player, self.notice = Player(small=True), Notice()
         recommended = max(self.least, advice)
         hint = f"any sound file; {recommended:g} s or more of one person, without music"
-        self.upload = UploadWidget(self.receive, advice=recommended, hint=hint, script=READING_PASSAGE)
+        asked = dict(advice=recommended, hint=hint, script=READING_PASSAGE)
+        self.upload = UploadWidget(self.receive, self.notice.clear_error, **asked)
         # An anywidget keeps the classes it was drawn with, so a box around it is hidden in its place.
         self.upload_box, self.player_box = Box([self.upload]), Box([self.player])
         self.choice.observe(self.show_voice, 'value')
@@ -276,7 +284,7 @@ def speech_sliders(
 # %% ../../nbs/ui/01_panels.ipynb #946122e1
 VOCODER_LABELS = dict(codec="the codec's own (fast)", mbd="multi-band diffusion")
 
-# %% ../../nbs/ui/01_panels.ipynb #fdc1288e
+# %% ../../nbs/ui/01_panels.ipynb #04805b21
 class SettingsPanel(VBox):
     "Speech options: sliders, seed, vocoder and denoiser."
 
@@ -294,8 +302,14 @@ class SettingsPanel(VBox):
         self.spoken = defaults.spoken  # the model's own
         self.as_written = Checkbox(not self.spoken, description="on", indent=False)
         accents = [(accent.capitalize(), accent) for accent in tts.bundle.tokeniser.accents]
-        self.accent = Dropdown(options=[("The voice's own", None), *accents], value=None)
+        self.accent = Dropdown(options=[("The voice's own", ''), *accents], value='')  # None would show nothing
         super().__init__([add_classes(Box(self.make_controls()), 'settings')])
+
+    @property
+    def controls(self) -> list:
+        "All widgets with a value."
+        others = [self.top_k, self.seed, self.new_seed, self.vocoder, self.denoise, self.as_written, self.accent]
+        return [*self.sliders.values(), *others]
 
     def make_controls(self) -> list:
         "Return the controls with their labels and explanations."
@@ -338,7 +352,7 @@ class SettingsPanel(VBox):
         self.seed.value, self.new_seed.value = options['seed'], False
         self.vocoder.value, self.denoise.value = options['vocoder'], options['denoise']
         self.as_written.value = not options.get('spoken', self.spoken)
-        self.accent.value = options.get('accent')
+        self.accent.value = options.get('accent', '')
 
 # %% ../../nbs/ui/01_panels.ipynb #1319ed35
 @dataclass

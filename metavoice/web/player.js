@@ -29,7 +29,7 @@ function render({ model, el }) {
         <div class="mv-wave"></div>
         <img class="mv-picture" alt="Spectrogram: time from left to right, pitch from low to high">
         <i class="mv-head"></i>
-        <input type="range" min="0" step="any" value="0" aria-label="Position in seconds">
+        <input type="range" min="0" step="any" value="0" aria-label="Position">
       </div>
       <div class="mv-player-end">
         <button type="button" class="mv-repeat">${icon("repeat")}<span></span></button>
@@ -51,11 +51,12 @@ function render({ model, el }) {
     root.style.setProperty("--mv-at", `${(100 * at) / (length() || 1)}%`);
     find(".mv-clock").textContent = `${clock(at)} / ${clock(length())}`;
     seek.value = at;
+    seek.setAttribute("aria-valuetext", `${clock(at)} of ${clock(length())}`);
     frame = audio.paused ? null : requestAnimationFrame(tick);
   }
   function state() {
     play.innerHTML = icon(audio.paused ? "play" : "pause");
-    play.setAttribute("aria-label", audio.paused ? "Play" : "Pause");
+    play.setAttribute("aria-label", `${audio.paused ? "Play" : "Pause"} ${model.get("heading")}`);
     if (!frame) tick();
   }
   function fill() {
@@ -78,7 +79,11 @@ function render({ model, el }) {
     find(".mv-repeat span").textContent = model.get("repeat_label");
     find("select").replaceChildren(...formats.map((f) => new Option(f, f)));
     // A browser refuses to autoplay on a page without user interaction; the button works then.
-    if (model.get("autoplay")) audio.play().catch(state);
+    if (model.get("autoplay")) {
+      audio.play().catch(state);
+      // On a narrow screen the player is far below the text; the box around it is shown a moment after this.
+      setTimeout(() => root.scrollIntoView({ block: "nearest" }), 100);
+    }
     state();
   }
   function handOver(about, buffers) {

@@ -32,7 +32,7 @@ function render({ model, el }) {
       </label>
       <div class="mv-record">
         <button type="button"><i></i><span>Record</span></button>
-        <div class="mv-meter" role="meter" aria-label="Level"><i></i></div>
+        <div class="mv-meter" role="meter" aria-label="Level" aria-valuemin="0" aria-valuemax="100" aria-valuenow="0"><i></i></div>
         <span class="mv-clock"></span>
       </div>
       <blockquote hidden></blockquote>
@@ -49,8 +49,10 @@ function render({ model, el }) {
     for (let at = 0; at < Math.max(blob.size, 1); at += PART)
       model.send({ id, name, size: blob.size, at }, undefined, [await blob.slice(at, at + PART).arrayBuffer()]);
   }
+  const begin = () => { say(""); model.send({ begin: true }); }; // errors of an earlier upload are forgotten
   async function take(files) {
-    say("");
+    if (!files.length) return;
+    begin();
     for (const file of model.get("multiple") ? files : files.slice(0, 1)) {
       let [name, blob] = [file.name, file];
       if (file.size > model.get("limit")) // the sound alone may be smaller
@@ -62,7 +64,7 @@ function render({ model, el }) {
 
   let recorder = null, context = null, timer = null;
   async function start() {
-    say("");
+    begin();
     if (!navigator.mediaDevices)
       return say("A browser gives its microphone only to pages on https or on this computer; choose a file instead.");
     let stream; // without the processing for phone calls, which changes the voice
@@ -85,8 +87,9 @@ function render({ model, el }) {
     timer = setInterval(() => {
       meter.getFloatTimeDomainData(heard);
       const decibels = 20 * Math.log10(Math.max(...heard.map(Math.abs), 1e-5)), seconds = (performance.now() - began) / 1000;
-      const level = find(".mv-meter");
-      level.style.setProperty("--mv-level", `${Math.max(0, Math.min(100, 100 + (decibels * 100) / 54))}%`);
+      const level = find(".mv-meter"), percent = Math.max(0, Math.min(100, 100 + (decibels * 100) / 54));
+      level.style.setProperty("--mv-level", `${percent}%`);
+      level.setAttribute("aria-valuenow", Math.round(percent));
       level.dataset.hot = decibels > -1;
       find(".mv-clock").textContent = `${clock(seconds)} of ${clock(model.get("advice"))}`;
       if (seconds >= model.get("longest")) recorder.stop();
@@ -98,6 +101,7 @@ function render({ model, el }) {
     find(".mv-record").dataset.on = recording;
     find(".mv-record button span").textContent = recording ? "Stop" : "Record";
     find(".mv-meter").style.setProperty("--mv-level", "0%");
+    find(".mv-meter").setAttribute("aria-valuenow", 0);
     script.hidden = !recording || !model.get("script");
     if (!recording) find(".mv-clock").textContent = "";
   }

@@ -98,6 +98,21 @@ def test_bad_input_is_explained(app, text, voice, words):
     assert not app.start_button.disabled and app.current is None
 
 
+@pytest.mark.parametrize("text,voice", [("", "af_heart"), ("日本", "af_heart"), ("The dog slept.", ADD_VOICE)])
+def test_an_error_is_said_once_and_disappears_with_its_cause(app, text, voice):
+    press(app, text, voice)
+    notices = app.notice, app.text.about, app.voice.notice
+    assert [notice.kind for notice in notices if notice.text].count("bad") == 1 and app.notice.kind == "bad"
+    app.text.field.value, app.voice.choice.value = "The cat slept.", "af_bella"
+    assert not app.notice.text and not any(notice.kind == "bad" for notice in notices)
+
+
+def test_a_notice_that_is_no_error_stays(app):
+    app.notice.show("Stopped.")
+    app.text.field.value = "The cat slept."
+    assert app.notice.text == "Stopped."
+
+
 def test_a_bug_is_named_and_logged(app, tts, monkeypatch, caplog):
     def broken(*args, **options):
         raise ZeroDivisionError("by <b>zero</b>")

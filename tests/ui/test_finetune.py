@@ -49,6 +49,23 @@ def test_check_stop_and_problems(app, tmp_path):
     assert app.notice.kind == "bad" and "1 problem" in app.notice.text
 
 
+def test_an_error_disappears_with_its_cause(app):
+    app.method.learning_rate.value = "fast"
+    app.start_button.click()
+    assert "the learning rate is 'fast'" in app.notice.text and app.notice.kind == "bad"
+    app.method.learning_rate.value = "1e-4"
+    assert not app.notice.text
+    app.recordings.source.value = LOCAL_SOURCE
+    app.start_button.click()
+    assert "name a folder" in app.notice.text
+    app.recordings.path.value = "somewhere"
+    assert not app.notice.text
+    app.recordings.path.value = ""
+    app.start_button.click()
+    app.recordings.receive("more.txt", b"The dog slept.")
+    assert not app.notice.text
+
+
 @pytest.mark.slow
 def test_training_gives_a_voice(app, tmp_path, hidden):
     app.start_button.click()

@@ -38,6 +38,34 @@ def test_a_table_overrides_typed_texts(panel, recordings):
     assert panel.value == str(panel.folder/"train.csv")
 
 
+def test_a_table_can_be_removed_and_replaced(panel, recordings):
+    panel.receive(*recordings[0][:2])
+    panel.rows["0"].text.value = "The dog slept."
+    for name in ("train.csv", "texts.csv"):
+        panel.receive(name, b"audio_files|captions\n0.flac|The dog slept.\n")
+    assert sorted(p.name for p in panel.folder.iterdir()) == ["0.flac", "texts.csv"]
+    panel.list.children[0].children[-1].click()
+    assert panel.table is None and panel.value == str(panel.folder) and panel.notice.text == "1 recording"
+    assert sorted(p.name for p in panel.folder.iterdir()) == ["0.flac", "0.txt"]
+
+
+def test_errors_of_an_upload_stay_until_the_next(panel, recordings):
+    changes = []
+    panel.on_change = lambda: changes.append(1)
+    panel.upload.receive(None, dict(begin=True), [])
+    panel.receive("odd.wav", b"nothing")
+    panel.receive(*recordings[0][:2])
+    panel.receive("latin.txt", "Zoë".encode("latin-1"))
+    assert panel.notice.kind == "bad" and panel.notice.text.count("odd.wav") == panel.notice.text.count("latin.txt") == 1
+    panel.receive("odd.wav", recordings[1][1])  # repaired
+    assert "odd.wav" not in panel.notice.text and "latin.txt" in panel.notice.text
+    panel.upload.receive(None, dict(begin=True), [])
+    assert (panel.notice.text, panel.notice.kind) == ("2 recordings", "good") and len(changes) >= 4
+    for stem in list(panel.rows):
+        panel.remove(stem)
+    assert panel.notice.text == ""
+
+
 def test_removing_a_recording_removes_its_files(panel, recordings):
     for name, data, _ in recordings[:2]:
         panel.receive(name, data)

@@ -1,0 +1,187 @@
+"Both pages by axe-core, by keyboard, by what a screen reader gets, and on a narrow screen."
+import importlib.util
+from pathlib import Path
+
+import pytest
+from browser_page import PLAYER, Page
+from helpers import until
+
+pytest.importorskip("anywidget", reason="anywidget isn't installed, which metavoice[ui] needs")
+
+TAB, ENTER, RIGHT = "\ue004", "\ue007", "\ue014"
+
+
+@pytest.fixture(scope="module")
+def axe():
+    "Return the source of axe-core."
+    for package in ("axe_core_python", "axe_playwright_python"):
+        spec = importlib.util.find_spec(package)
+        if spec is not None:
+            return (Path(spec.origin).parent/"axe.min.js").read_text(encoding="utf-8")
+    pytest.skip("axe-core isn't installed; pip install axe-core-python, which metavoice[dev] does")
+
+
+@pytest.fixture(scope="module")
+def page(ui, browser):
+    "Return the clone page."
+    return Page(browser, ui()[1])
+
+
+@pytest.fixture(scope="module")
+def finetuning(ui, browser, tmp_path_factory):
+    "Return the finetuning page."
+    return Page(browser, ui("finetune", cwd=tmp_path_factory.mktemp("finetuning"))[1])
+
+
+RUN_AXE = """
+const done = arguments[0];
+requestAnimationFrame(async () => {  // the colours of another theme fade in
+  await Promise.all(document.getAnimations().filter(a => a instanceof CSSTransition).map(a => a.finished));
+  done(await axe.run(document, {resultTypes: ['violations']}));
+});"""
+
+
+def assert_accessible(page, axe, state):
+    "Check the page as it is, in both themes and on both screens."
+    if not page.js("return !!window.axe"):
+        page.js(axe)
+    for dark in (False, True):
+        for width in (1280, 390):
+            page.set_theme(dark)
+            page.set_width(width)
+            found = page.driver.execute_async_script(RUN_AXE)
+            serious = [
+                (violation["id"], node["html"][:200])
+                for violation in found["violations"]
+                if violation["impact"] in ("serious", "critical")
+                for node in violation["nodes"]
+            ]
+            assert not serious, (state, dark, width, serious)
+    page.set_theme(False)
+    page.set_width(1280)
+
+
+@pytest.mark.slow
+def test_axe_finds_nothing_serious_on_the_clone_page(page, axe, tmp_path):
+    page.open()
+    page.press("SETTINGS")
+    until(lambda: page.find(".widget-readout").is_displayed())
+    assert_accessible(page, axe, "settings")
+    page.speak()
+    page.write("The old man walked to the river.")
+    page.speak()
+    until(lambda: len(page.all(".mv-past button")) == 2)
+    page.choose_voice("+ your own")
+    (tmp_path/"odd.mp3").write_bytes(b"nothing of the kind")
+    page.find("input[type=file]").send_keys(str(tmp_path/"odd.mp3"))
+    until(lambda: page.all(".mv-bad"))
+    assert_accessible(page, axe, "error, speech and history")
+
+
+@pytest.mark.slow
+def test_axe_finds_nothing_serious_on_the_finetuning_page(finetuning, axe, recordings, tmp_path):
+    page = finetuning.open()
+    page.press("MORE")
+    until(lambda: page.find(".mv-inner textarea").is_displayed())
+    for name, data, _ in recordings[:4]:
+        (tmp_path/name).write_bytes(data)
+    (tmp_path/"texts.csv").write_text("audio_files|captions\n0.flac|The dog slept.\n9.flac|\n")
+    page.find("input[type=file]").send_keys("\n".join(str(path) for path in tmp_path.iterdir()))
+    until(lambda: "4 recordings, with the texts in texts.csv" in page.find(".mv-good").text)
+    page.press("Check the recordings")
+    until(lambda: page.all(".mv-report table") and page.all(".mv-reveal"))
+    assert_accessible(page, axe, "recordings and report")
+
+
+@pytest.mark.slow
+def test_names_and_states_for_a_screen_reader(page):
+    page.open()
+    page.press("SETTINGS")
+    until(lambda: page.find(".widget-readout").is_displayed())
+    until(lambda: all(slider.accessible_name for slider in page.all("[role=slider]")))
+    sliders = [slider.accessible_name for slider in page.all("[role=slider]")]
+    assert sliders == ["Guidance", "Text guidance", "Top p", "Temperature", "Takes"]
+    all_fields = page.all("textarea, select, input[type=number], input[type=checkbox]")
+    fields = {field.accessible_name for field in all_fields if field.is_displayed()}
+    assert {"Text to speak", "Accent", "Top k", "Seed", "Denoiser: on", "Seed: a new one each time"} <= fields
+    assert "" not in fields
+    accent = next(field for field in page.all("select") if field.accessible_name == "Accent")
+    assert page.js("return arguments[0].selectedOptions[0].text", accent).replace("\xa0", " ") == "The voice's own"
+    headings = [title.text.lower() for title in page.all("h1, h2, [role=heading]") if title.is_displayed()]
+    assert headings == ["metavoice", "text", "voice", "settings", "speech"]
+
+    def pressed():
+        return {b.text.strip(): b.get_attribute("aria-pressed") for b in page.all(".widget-toggle-button")}
+
+    assert pressed()["af_heart"] == "true" and pressed()["bf_emma"] == "false"
+    page.choose_voice("bf_emma")
+    until(lambda: pressed()["bf_emma"] == "true" and pressed()["af_heart"] == "false")
+
+
+@pytest.mark.slow
+def test_the_clone_page_by_keyboard(page):
+    page.open()
+    page.find("textarea").click()
+    page.tab_to("am_fenrir")
+    page.type_keys(" ")
+    until(lambda: page.find(".widget-toggle-button.mod-active").text.strip() == "am_fenrir")
+    settings = page.tab_to("Settings")
+    page.type_keys(ENTER)
+    until(lambda: settings.get_attribute("aria-expanded") == "true" and page.find(".widget-readout").is_displayed())
+    slider = page.tab_to("Takes")
+    before = float(slider.get_attribute("aria-valuenow"))
+    page.type_keys(RIGHT)
+    until(lambda: float(slider.get_attribute("aria-valuenow")) == before + 1)
+    page.tab_to("Speak")
+    page.type_keys(ENTER)
+    until(lambda: "am_fenrir" in page.driver.find_element("css selector", f"{PLAYER} .mv-player-about").text)
+    until(lambda: page.find(".mv-main").is_enabled())
+    settings.send_keys(" ")
+    until(lambda: settings.get_attribute("aria-expanded") == "false" and not page.find(".mv-content").is_displayed())
+
+
+@pytest.mark.slow
+def test_the_finetuning_page_by_keyboard(finetuning, recordings, tmp_path):
+    page = finetuning.open()
+    for name, data, _ in recordings[:3]:
+        (tmp_path/name).write_bytes(data)
+    (tmp_path/"texts.csv").write_text("audio_files|captions\n0.flac|The dog slept.\n")
+    page.find("input[type=file]").send_keys("\n".join(str(path) for path in tmp_path.iterdir()))
+    until(lambda: "3 recordings, with the texts in texts.csv" in page.find(".mv-good").text)
+    page.find(".widget-toggle-button").click()
+    page.tab_to("remove texts.csv")
+    page.type_keys(ENTER)
+    until(lambda: page.find(".mv-good").text == "3 recordings")
+    # the focus is on the row that took the place of the removed one
+    first = until(lambda: (label := page.focused().accessible_name).startswith("remove") and label)
+    page.type_keys(ENTER)
+    until(lambda: page.find(".mv-good").text == "2 recordings")
+    until(lambda: page.focused().accessible_name.startswith("remove") and page.focused().accessible_name != first)
+    more = page.tab_to("More")
+    page.type_keys(" ")
+    until(lambda: more.get_attribute("aria-expanded") == "true" and page.find(".mv-inner textarea").is_displayed())
+    assert page.tab_to("Batch size").is_displayed()
+
+
+IN_VIEW = """
+const r = arguments[0].getBoundingClientRect();
+return r.height > 0 && r.top >= -1 && r.bottom <= innerHeight + 1"""
+
+
+@pytest.mark.slow
+def test_a_result_is_brought_into_view_on_a_narrow_screen(page):
+    page.open()
+    page.set_width(390, 700)
+    try:
+        page.press("Speak")
+        find = page.driver.find_element
+        until(lambda: page.js(IN_VIEW, find("css selector", PLAYER)), 120)
+        until(lambda: page.find(".mv-main").is_enabled())
+        page.find("textarea").clear()
+        until(lambda: "Any length" in page.find(".mv-said").text)
+        page.js("arguments[0].click()", page.find(".mv-main"))  # a press that doesn't scroll
+        until(lambda: page.js(IN_VIEW, page.find(".mv-reveal[role=alert]")), 120)
+        page.find("textarea").send_keys("The dog slept.")
+        until(lambda: not page.all(".mv-reveal"))
+    finally:
+        page.set_width(1280)
