@@ -83,7 +83,7 @@ def resolve_output(
         raise OutputError(f"can't write {path}: it is a directory")
     return target
 
-# %% ../../nbs/core/03_files.ipynb #9b2dc8b2
+# %% ../../nbs/core/03_files.ipynb #8cb1b120
 TEMPORARY_NAME_BYTES = 200  # of a file's name that its temporary name repeats; file systems allow 255 in all
 
 
@@ -109,11 +109,12 @@ def permissions(target: Path) -> int:
         return 0o666 & ~umask
 
 
-def put_in_place(temporary: Path, path: Path, target: Path | None):
+def put_in_place(temporary: Path, path: Path, target: Path | None, mode: int | None):
     "Rename a complete file to its target, or copy it to the stream that a path stands for; raises `OutputError`."
     try:
         if target is not None:
-            os.chmod(temporary, permissions(target))  # mkstemp makes files that only their owner can read
+            # mkstemp makes files that only their owner can read
+            os.chmod(temporary, permissions(target) if mode is None else mode)
             os.replace(temporary, target)
             return
         with open(temporary, 'rb') as source, open_stream(path) as stream:
@@ -121,10 +122,11 @@ def put_in_place(temporary: Path, path: Path, target: Path | None):
     except OSError as e:
         raise OutputError(f"can't write {path}: {e.strerror}") from None
 
-# %% ../../nbs/core/03_files.ipynb #28aff14d
+# %% ../../nbs/core/03_files.ipynb #d13602b7
 @contextmanager
 def atomic_write(
     path: str | Path,  # the destination
+    mode: int | None = None,  # permissions; those of the file that is replaced, or of a new one, if None
 ):  # a temporary path with the same ending, in the folder of the file that is replaced
     "Write a file whole or not at all, or to a pipe or device; raises `OutputError` if it can't be written."
     path = Path(path)
@@ -132,7 +134,7 @@ def atomic_write(
     temporary = make_temporary(path, target)
     try:
         yield temporary
-        put_in_place(temporary, path, target)
+        put_in_place(temporary, path, target, mode)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -65,11 +65,12 @@ class Voice:
         except (OSError, SafetensorError, TypeError, ValueError) as e:
             raise AudioError(f"can't read the voice {path}: {e}") from None
 
-# %% ../../nbs/generate/05_voice.ipynb #2ddca5f0
+# %% ../../nbs/generate/05_voice.ipynb #8d13e979
 @patch
 def save(
     self: Voice,
     path: str | Path,  # ends in .safetensors
+    mode: int | None = None,  # permissions of the file, as `atomic_write` takes them
 ) -> Path:
     "Write the voice to a file; raises `OutputError` for another suffix or a place that can't be written."
     from safetensors.torch import save as to_bytes
@@ -84,7 +85,7 @@ def save(
     if self.accent != 'american':
         about['accent'] = self.accent
     data = to_bytes(dict(embedding=self.embedding.contiguous()), about)
-    with atomic_write(path) as t:
+    with atomic_write(path, mode) as t:
         t.write_bytes(data)
     return path
 

@@ -39,7 +39,10 @@ class StoredVoice:
     created: int  # Unix time
     warnings: tuple = ()  # faults of the recording, and what to do about them
 
-# %% ../../nbs/serve/01_voice_store.ipynb #5d16e738
+# %% ../../nbs/serve/01_voice_store.ipynb #de593e44
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600  # only the owner of the server's process may read voices
+
+# %% ../../nbs/serve/01_voice_store.ipynb #fd7ba629
 class VoiceStore:
     "A folder of voices, one safetensors file for each."
 
@@ -56,7 +59,7 @@ class VoiceStore:
         self.reserved = {name.casefold() for name in reserved}
         self._cache, self._lock = {}, threading.Lock()
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         except OSError as e:
             raise OutputError(f"can't create the folder for voices {folder}: {e.strerror}") from None
         for path in self.folder.glob('.voice_*.safetensors'):  # temporary files of a killed process
@@ -131,7 +134,7 @@ def check_name(self: VoiceStore, name: str) -> str:
         raise VoiceTaken(f"the name {name!r} belongs to a voice of the model; choose another")
     return name
 
-# %% ../../nbs/serve/01_voice_store.ipynb #b5bf2f41
+# %% ../../nbs/serve/01_voice_store.ipynb #d31d4666
 @patch
 def add(self: VoiceStore, name: str, voice: Voice) -> StoredVoice:
     """Register a voice; the same name and embedding again return the voice that exists.
@@ -149,7 +152,7 @@ def add(self: VoiceStore, name: str, voice: Voice) -> StoredVoice:
             raise VoiceTaken(f"another voice is called {name!r}; delete it, or choose another name")
         if len(existing) >= self.max_voices:
             raise VoiceTaken(f"{len(existing)} voices are registered, and {self.max_voices} are allowed; delete one")
-        return self._read(renamed.save(self.folder / f'{key}.safetensors'))[0]
+        return self._read(renamed.save(self.folder / f'{key}.safetensors', PRIVATE_FILE))[0]
 
 # %% ../../nbs/serve/01_voice_store.ipynb #52f0600e
 @patch
