@@ -253,7 +253,7 @@ def check_output_path(
         raise OutputError(f"can't write {path}: {problem}")
     return path
 
-# %% ../../nbs/cli/00_common.ipynb #4c2cc9b3
+# %% ../../nbs/cli/00_common.ipynb #b096aa62
 def check_replacing(
     path: Path,  # from `check_output_path`
     force: bool,  # don't ask
@@ -268,6 +268,7 @@ def check_replacing(
         print(f"metavoice: {what}; replace it? [y/N] ", end='', file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() in ('y', 'yes'):
             return
+        raise OutputError(f"{path} was kept, and nothing was spoken; name another file")
     raise OutputError(f"{what}; add --force to replace it, or name another file")
 
 # %% ../../nbs/cli/00_common.ipynb #2cf4c8dd

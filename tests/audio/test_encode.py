@@ -10,18 +10,23 @@ import pytest
 import soundfile
 import torch
 
+from metavoice.audio.containers import inspect_file
 from metavoice.audio.encode import (
     AUDIO_FORMATS,
+    GENERATED_TAG,
     STREAM_MEDIA_TYPES,
     SoundWriter,
     StreamBuffer,
     StreamEncoder,
     encode_audio,
     format_from_path,
+    is_generated,
     open_sound_file,
     to_int16,
     wav_header,
+    wav_mark,
 )
+from metavoice.audio.sound import load_audio
 from metavoice.core.errors import OptionError, OutputError
 
 ROOT = Path(__file__).parents[2]
@@ -185,3 +190,36 @@ def test_stream_header_of_the_final_length():
 def test_unknown_format_of_a_stream():
     with pytest.raises(OptionError, match="unknown format 'aac'; use wav, flac, mp3, opus, pcm"):
         StreamEncoder("aac", 48000)
+
+
+@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
+def test_generated_speech_is_marked(tmp_path, suffix):
+    x = 0.1 * torch.sin(torch.arange(24000) / 20)
+    lengths = []
+    for tag in (GENERATED_TAG, None, "another program"):
+        path = tmp_path / f"a.{suffix}"
+        with open_sound_file(path, 24000, tag=tag) as write:
+            write(x)
+        assert is_generated(path) == (tag == GENERATED_TAG)
+        lengths.append(load_audio(path).samples.numel())
+    assert len(set(lengths)) == 1
+
+
+def test_the_mark_of_a_stream_and_other_files(tmp_path):
+    encoder, mark = StreamEncoder("wav", 24000), wav_mark()
+    data = encoder.feed(torch.zeros(999)) + encoder.finish()
+    (tmp_path / "a.wav").write_bytes(encoder.header(len(mark)) + data[44:] + mark)
+    assert is_generated(tmp_path / "a.wav") and load_audio(tmp_path / "a.wav").samples.numel() == 999
+    with open(tmp_path / "a.wav", "rb") as file:
+        assert inspect_file(file).problem is None
+    (tmp_path / "a.txt").write_text("metavoice")
+    os.mkfifo(tmp_path / "pipe.wav")
+    paths = [tmp_path / "a.txt", tmp_path / "pipe.wav", tmp_path, tmp_path / "no.wav", "/dev/null"]
+    assert not any(map(is_generated, paths))
+
+
+def test_a_device_needs_no_ending(tmp_path):
+    assert format_from_path("/dev/null") == "wav"
+    with open_sound_file(tmp_path / "a", 24000, "/dev/null") as write:
+        write(torch.zeros(100))
+    assert soundfile.info(tmp_path / "a").frames == 100

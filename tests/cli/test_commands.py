@@ -1,5 +1,8 @@
 "The parser, its errors, and the command as a process."
+import argparse
+import dataclasses
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -9,6 +12,9 @@ import soundfile
 
 import metavoice
 from metavoice.cli.commands import make_parser
+from metavoice.generate.options import SpeechOptions
+from metavoice.serve.config import ServerConfig
+from metavoice.train.settings import FinetuneConfig
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--vocoder", "codec", "--no-denoise", "--takes", "1"]
@@ -61,6 +67,67 @@ def test_help_and_wrong_options_need_no_torch(command):
 ])
 def test_wrong_options(refused, argv, words):
     refused(*argv, words=[*words, "--help"])
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["sythesise", "a"], "(did you mean synthesise?); see metavoice --help"),
+    (["Finetune"], "(did you mean finetune?); see metavoice --help"),
+    (["synthesise", "a", "--sede", "3"], "arguments: --sede 3 (did you mean --seed?); see metavoice synthesise --help"),
+    (["synthesise", "a", "--temp=1"], "(did you mean --temperature?); see metavoice synthesise --help"),
+    (["synthesize", "a", "--ouput", "b.wav"], "(did you mean --output?); see metavoice synthesise --help"),
+    (["synthesise", "a", "--dtype", "float23"], "(did you mean float32?); see metavoice synthesise --help"),
+    (["batch", "a.csv", "--out", "b", "--quite"], "(did you mean --quiet?); see metavoice batch --help"),
+    (["pretrain", "--stage", "frist"], "(did you mean first?); see metavoice pretrain --help"),
+    (["benchmark", "--prat", "mbd"], "(did you mean --part?); see metavoice benchmark --help"),
+    (["finetune", "--learnign-rate", "1"], "(did you mean --learning-rate?); see metavoice finetune --help"),
+    (["serve", "--prot", "1"], "(did you mean --port?); see metavoice serve --help"),
+])
+def test_did_you_mean(refused, argv, words):
+    refused(*argv, words=[words])
+
+
+def test_no_suggestion_without_likeness(run):
+    for argv in (["xyzzy"], ["info", "--xyzzy"], ["info", "xyzzy"], ["info", "--" + "z" * 100_000], ["info", "--"]):
+        code, out, err = run(*argv)
+        assert argv == ["info", "--"] or (code, err.count("\n")) == (2, 1) and "did you mean" not in err
+
+
+def options():
+    "Yield each command with its parser and its actions, without --help and --version."
+    parser = make_parser()
+    for name, command in dict(parser._subparsers._group_actions[0].choices, metavoice=parser).items():
+        for action in command._actions:
+            if not isinstance(action, (argparse._HelpAction, argparse._VersionAction, argparse._SubParsersAction)):
+                yield name, command, action
+
+
+def test_help_shows_every_default():
+    seen = 0
+    for name, command, action in options():
+        text = command._get_formatter()._expand_help(action)
+        if action.required:
+            assert "(default" not in text, (name, action.dest)
+            continue
+        seen += 1
+        assert len(re.findall(r"\(default[:)]", text)) == (1 if action.dest != "output" else 2), (name, text)
+        if isinstance(action, argparse._StoreTrueAction) and action.dest != "public":
+            assert text.endswith("(default: off)"), (name, text)
+        if action.default not in (None, False, True, argparse.SUPPRESS) and not isinstance(action.default, list):
+            assert str(action.default) in text, (name, text)
+    assert seen > 200
+
+
+def test_shown_defaults_are_those_of_the_settings():
+    for cls, name in ((FinetuneConfig, "finetune"), (ServerConfig, "serve"), (SpeechOptions, "synthesise")):
+        fields = {field.name: field.default for field in dataclasses.fields(cls)}
+        actions = {action.dest: (command, action) for found, command, action in options() if found == name}
+        for field in fields.keys() & actions.keys():
+            command, action = actions[field]
+            text, default = command._get_formatter()._expand_help(action), fields[field]
+            if isinstance(default, bool) and action.nargs == 0 and field != "spoken":
+                assert text.endswith(f"(default: {'on' if default else 'off'})"), (name, text)
+            elif isinstance(default, (int, float)):
+                assert text.endswith(f"(default: {default})"), (name, text)
 
 
 # the process

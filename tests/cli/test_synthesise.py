@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import torch
 from tiny import write_tiny_bundle
 
 import metavoice
-from metavoice.audio.encode import wav_mark
+from metavoice.audio.encode import is_generated, wav_mark
 from metavoice.audio.sound import Audio, load_audio
 from metavoice.cli import main
+from metavoice.cli.common import ProgressBar
 from metavoice.generate.tts import TTS
 
 NANO = Path(metavoice.__file__).parent/"nano"
@@ -326,6 +328,143 @@ def test_an_existing_file_survives_an_error(refused):
     Path("a.wav").write_text("precious")
     refused("synthesise", "😀", "-o", "a.wav")
     assert Path("a.wav").read_text() == "precious"
+
+
+SAME = ["--seed", 3, *QUICK]
+
+
+def test_the_default_name_gets_a_number(run):
+    for n, name in enumerate(("speech.wav", "speech-2.wav", "speech-3.wav")):
+        code, out, err = run("synthesise", SHORT, *SAME, "-q")
+        assert (code, out) == (0, "") and (f"the sound goes to {name}" in err) == (n > 0), err
+    code, out, err = run("synthesise", SHORT, *SAME)
+    assert code == 0 and out.startswith("speech-4.wav: ")
+    Path("speech-5.wav.parts").mkdir()
+    Path("speech-6.wav").symlink_to("nowhere.wav")
+    assert run("synthesise", SHORT, *SAME)[1].startswith("speech-7.wav: ")
+    assert run("synthesise", SHORT, *SAME, "--resume")[1].startswith("speech-5.wav: "), "its own unfinished job"
+    Path("speech.wav").write_text("precious")
+    assert run("synthesise", SHORT, *SAME, "--force")[1].startswith("speech.wav: ")
+    assert len({path.read_bytes() for path in Path().glob("speech*.wav") if path.exists()}) == 1
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_own_files_are_replaced_without_a_question(run, suffix):
+    if suffix == "wav":
+        Path("a.wav").touch()  # as mktemp makes it
+    for more in (["--stream"], []) if suffix == "wav" else ([], []):
+        assert run("synthesise", SHORT, "-o", f"a.{suffix}", *SAME, *more, "-q") == (0, "", "")
+
+
+@pytest.mark.parametrize("more", [[], ["--stream"], ["--resume"]])
+def test_a_foreign_file_is_not_replaced(run, refused, more):
+    tone = .1*np.sin(np.arange(24000)/20)
+    soundfile.write("me.wav", tone, 24000)
+    Path("link.wav").symlink_to("me.wav")
+    before = Path("me.wav").read_bytes()
+    for name in ("me.wav", "link.wav"):
+        words = [f"{name} is there already, and metavoice didn't make it; add --force to replace it, or name"]
+        refused("synthesise", SHORT, "-o", name, *SAME, *more, words=words)
+    assert Path("me.wav").read_bytes() == before
+    assert run("synthesise", SHORT, "-o", "link.wav", "--force", *SAME, *more, "-q") == (0, "", "")
+    assert is_generated("me.wav") and Path("link.wav").is_symlink()
+    Path("a.pcm").write_bytes(bytes(10))
+    refused("synthesise", SHORT, "-o", "a.pcm", "--stream", *SAME, words=["a.pcm is there already"])
+
+
+@pytest.mark.parametrize("answer, replaced", [("y", True), ("Yes", True), ("n", False), ("", False)])
+def test_the_question_at_a_terminal(run, monkeypatch, answer, replaced):
+    Path("a.wav").write_text("precious")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answer + "\n"))
+    for stream in (sys.stdin, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    code, out, err = run("synthesise", SHORT, "-o", "a.wav", *SAME, "-q")
+    assert err.startswith("metavoice: a.wav is there already, and metavoice didn't make it; replace it? [y/N] ")
+    assert code == (0 if replaced else 2) and ("a.wav was kept" in err) != replaced
+    assert is_generated("a.wav") == replaced and (replaced or Path("a.wav").read_text() == "precious")
+
+
+def test_a_job_that_has_begun_is_resumed(run):
+    "An earlier run was told to replace the file, and the same command continues without a terminal."
+    Path("a.wav").write_text("precious")
+    seen = []
+    progress = ProgressBar.__call__
+
+    def stop(self, stage, done, of):
+        seen.append(stage)
+        if stage == "speech" and done == 20:
+            raise KeyboardInterrupt
+        progress(self, stage, done, of)
+
+    text = "\n\n".join(["The dog slept."]*30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProgressBar, "__call__", stop)
+        assert run("synthesise", text, "-o", "a.wav", "--force", "--resume", *SAME)[0] == 130
+    assert Path("a.wav").read_text() == "precious" and Path("a.wav.parts").is_dir()
+    assert run("synthesise", text, "-o", "a.wav", "--resume", *SAME, "-q") == (0, "", "")
+    assert is_generated("a.wav") and os.listdir() == ["a.wav"]
+
+
+def test_a_failed_stream_leaves_an_earlier_file(run):
+    assert run("synthesise", SHORT, "-o", "a.wav", "--stream", *SAME, "-q")[0] == 0
+    before = Path("a.wav").read_bytes()
+    assert run("synthesise", SHORT, "-o", "a.wav", "--stream", "--voice", "nobody.wav", *SAME, "-q")[0] == 2
+    assert Path("a.wav").read_bytes() == before
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="symlinks, pipes and devices of POSIX")
+
+
+@posix
+@pytest.mark.parametrize("more", [[], ["--stream"]])
+def test_through_a_symlink(run, more):
+    Path("store").mkdir()
+    Path("a.wav").symlink_to("store/new.wav")
+    for _ in range(2):
+        assert run("synthesise", SHORT, "-o", "a.wav", *SAME, *more, "-q") == (0, "", "")
+        assert Path("a.wav").is_symlink() and os.listdir("store") == ["new.wav"]
+    Path("lost.wav").symlink_to("no/new.wav")
+    code, out, err = run("synthesise", SHORT, "-o", "lost.wav", *SAME, *more)
+    assert code == 2 and "there is no folder" in err and err.count("\n") == 1
+
+
+@posix
+@pytest.mark.parametrize("name, more", [
+    ("pipe.wav", []), ("pipe.mp3", []), ("pipe", []), ("pipe", ["--stream"]), ("pipe.pcm", ["--stream"]),
+])
+def test_into_a_named_pipe(run, name, more):
+    os.mkfifo(name)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(Path(name).read_bytes()))
+    reader.start()
+    assert run("synthesise", SHORT, "-o", name, *SAME, *more, "-q") == (0, "", "")
+    reader.join(60)
+    assert Path(name).is_fifo() and os.listdir() == [name]
+    raw = dict(format="RAW", channels=1, samplerate=24000, subtype="PCM_16") if name.endswith("pcm") else {}
+    assert len(soundfile.read(io.BytesIO(got[0]), **raw)[0]) > 5000
+
+
+@posix
+def test_into_a_device(run, refused):
+    before = os.stat("/dev/null")
+    for more in ([], ["--stream"]):
+        code, out, err = run("synthesise", SHORT, "-o", "/dev/null", *SAME, *more)
+        assert code == 0 and out.startswith("/dev/null: ")
+    assert os.path.samestat(before, os.stat("/dev/null"))
+    refused("synthesise", SHORT, "-o", "/dev/null", "--resume", *SAME, words=["can't be resumed; name a file"])
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--stream"]])
+def test_into_standard_output(command, clean_environment, more):
+    argv = [*command, "synthesise", SHORT, *map(str, SAME), *more, "-o", "/dev/stdout"]
+    piped = subprocess.run(argv, env=clean_environment, capture_output=True)
+    assert piped.returncode == 0 and len(soundfile.read(io.BytesIO(piped.stdout))[0]) > 5000, piped.stderr
+    assert b"s of speech at 24 kHz" in piped.stderr, "the report goes to standard error"
+    with open("a.wav", "wb") as out:
+        subprocess.run(argv, env=clean_environment, stdout=out, stderr=subprocess.DEVNULL, check=True)
+    assert Path("a.wav").read_bytes() == piped.stdout
 
 
 # models

@@ -1,12 +1,17 @@
 "Files: written whole or not at all, keys of content, and downloads that fail with a reason."
 
 import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from metavoice.core.errors import BundleError, MetaVoiceError, OutputError
-from metavoice.core.files import atomic_write, cache_dir, content_key, download
+from metavoice.core.files import atomic_write, cache_dir, content_key, download, is_standard_output, is_stream
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_atomic_write_replaces_a_file(tmp_path):
@@ -83,3 +88,100 @@ def test_download_returns_the_folder(tmp_path, monkeypatch):
         huggingface_hub, "hf_hub_download", lambda repo, name, revision: str(tmp_path / revision / name)
     )
     assert download("me/voice", ["a.pt", "b.pt"], "abc") == tmp_path / "abc"
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="symlinks, pipes and descriptors of POSIX")
+
+
+def write(path, content):
+    with atomic_write(path) as temporary:
+        temporary.write_text(content)
+
+
+@posix
+def test_a_symlink_stays_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "a.txt").write_text("old")
+    for link, target in (("a.txt", "store/a.txt"), ("new.txt", "store/new.txt"), ("two.txt", "a.txt")):
+        (tmp_path / link).symlink_to(target)
+        write(tmp_path / link, f"through {link}")
+        assert (tmp_path / link).is_symlink() and (tmp_path / link).read_text() == f"through {link}"
+    assert sorted(os.listdir(tmp_path / "store")) == ["a.txt", "new.txt"]
+    assert (tmp_path / "store" / "a.txt").read_text() == "through two.txt"
+
+
+@posix
+def test_links_that_lead_nowhere(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "lost").symlink_to("no/folder")
+    (tmp_path / "here").symlink_to(".")
+    for name, words in (("a", "circle"), ("lost", "No such file"), ("here", "directory")):
+        with pytest.raises(OutputError, match=words):
+            write(tmp_path / name, "x")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "here", "lost"]
+
+
+@posix
+def test_a_named_pipe_is_written_to(tmp_path):
+    pipe, got, content = tmp_path / "pipe", [], "long " * 100_000
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    write(pipe, content)
+    reader.join(60)
+    assert got == [content] and pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
+@posix
+def test_a_device_is_written_to(tmp_path):
+    before = os.stat("/dev/null")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for path in ("/dev/null", tmp_path / "null"):
+        write(path, "x")
+    assert os.path.samestat(before, os.stat("/dev/null")) and (tmp_path / "null").is_symlink()
+    if Path("/dev/full").exists():
+        with pytest.raises(OutputError, match="can't write /dev/full: No space left"):
+            write("/dev/full", "x")
+
+
+STANDARD_OUTPUT = """
+from metavoice.core.files import atomic_write, is_standard_output
+print('before')
+with atomic_write('/dev/stdout') as temporary:
+    temporary.write_text('content\\n')
+print('after', is_standard_output('/dev/stdout'))
+"""
+
+
+@posix
+@pytest.mark.parametrize("mode", ["wb", "ab"])
+def test_standard_output_is_written_to_where_it_stands(tmp_path, mode):
+    (tmp_path / "a.txt").write_text("earlier\n")
+    with open(tmp_path / "a.txt", mode) as out:
+        subprocess.run([sys.executable, "-c", STANDARD_OUTPUT], stdout=out, check=True, cwd=ROOT)
+    written = "before\ncontent\nafter True\n"
+    assert (tmp_path / "a.txt").read_text() == (written if mode == "wb" else "earlier\n" + written)
+    options = dict(stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    assert subprocess.run([sys.executable, "-c", STANDARD_OUTPUT], **options).stdout == written
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_is_a_stream(tmp_path):
+    (tmp_path / "a.txt").touch()
+    assert not any(map(is_stream, (tmp_path, tmp_path / "a.txt", tmp_path / "no", "a\0b", "x" * 300)))
+    assert not any(map(is_standard_output, (None, tmp_path, "nowhere")))
+
+
+@posix
+def test_a_replaced_file_keeps_its_permissions(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    (tmp_path / "a.txt").chmod(0o600)
+    write(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o600
+
+
+def test_long_names(tmp_path):
+    for name in ("a" * 250 + ".txt", "é" * 125 + ".txt"):
+        write(tmp_path / name, "x")
+    assert len(os.listdir(tmp_path)) == 2

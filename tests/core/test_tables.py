@@ -1,13 +1,23 @@
 "Text files and tables: encodings, quotes, line ends, long cells, unclosed quotes, and linear time."
 import csv
 import io
+import json
 import random
 import time
+from dataclasses import dataclass
 
 import pytest
 
 from metavoice.core.errors import OptionError, TextError
-from metavoice.core.tables import decode_text, parse_delimited, parse_json_rows, read_text, split_lines
+from metavoice.core.tables import (
+    decode_text,
+    format_json,
+    parse_delimited,
+    parse_json_rows,
+    parse_record,
+    read_text,
+    split_lines,
+)
 
 TABLE = "file_name,text\n1.wav,Zoë slept.\n"
 
@@ -100,3 +110,48 @@ def test_json():
     assert all(isinstance(row, str) for _, row in lines[1:])
     assert "'a' is there twice" in lines[3][1] and "nested too deeply" in lines[4][1]
     assert parse_json_rows('[{"a": 1},\n{"a": 2}, 3]')[:2] == [(1, dict(a=1)), (2, dict(a=2))]
+
+
+@pytest.mark.parametrize("depth", [33, 200, 900, 980, 995, 1000, 100_000])
+@pytest.mark.parametrize("brackets", ["[]", "{}"])
+def test_deep_json_is_one_problem(depth, brackets):
+    opening = brackets[0] if brackets == "[]" else '{"a":'
+    (_, found), = parse_json_rows('{"text": ' + opening * depth + "1" + brackets[1] * depth + "}")
+    assert found == "its JSON is nested too deeply"
+
+
+def test_what_is_written_can_be_read_again():
+    odd = dict(id="a", text="caf\udce9\u2028\x85\r\n\0", value=[1.5, dict(b=None)])
+    line = format_json(odd)
+    assert "\n" not in line and parse_json_rows(line) == [(1, odd)] and line.encode("utf-8")
+    assert format_json(dict(text="Zoë")) == '{"text": "Zoë"}'
+    for value in (float("nan"), float("inf"), -float("inf")):
+        assert json.loads(format_json(dict(a=[value, (1, value)]), 1)) == dict(a=[None, [1, None]])
+
+
+@dataclass
+class Line:
+    "A line of a manifest."
+
+    text: str
+    start: int
+    ends: list
+    gain: float = 1.0
+
+
+def test_records_are_checked():
+    good = dict(text="a", start=1, ends=[])
+    assert parse_record(Line, good | dict(gain=2, more=5), "m:1") == Line("a", 1, [], 2)
+    cases = (
+        (good | dict(start="abc"), "m:1: start is 'abc'; use a whole number"),
+        (good | dict(start=True), "m:1: start is 'True'; use a whole number"),
+        (good | dict(ends="abc"), "m:1: ends is 'abc'; use a list"),
+        (good | dict(text=None), "m:1: text is 'None'; use a string"),
+        (dict(text="a"), "m:1: there is no start"),
+        ([1], "m:1: it is no JSON object"),
+        ("it isn't JSON", "m:1: it isn't JSON"),
+    )
+    for row, message in cases:
+        with pytest.raises(OptionError) as e:
+            parse_record(Line, row, "m:1")
+        assert str(e.value) == message

@@ -298,6 +298,84 @@ def test_the_log_survives_an_incomplete_line(tmp_path, read_results):
     assert ids == ["a", "b"], "a last line without its line break is complete, but the next must start a new one"
 
 
+RESULT = '{"id": "a", "status": "done"}\n'
+
+
+@pytest.mark.parametrize("torn", [
+    b'{"id": "b", "voice": "Zo\xc3', b"\0" * 5000, b"[" * 100_000, b'{"a":' * 900 + b"1" + b"}" * 900,
+    b"[1]", b'{"id": 1}',
+])
+def test_the_log_survives_any_end(tmp_path, read_results, torn):
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(RESULT.encode() + torn)
+    assert list(ResultsLog(path).rows) == ["a"] and read_results(tmp_path) == [dict(id="a", status="done")]
+
+
+@pytest.mark.parametrize("line", ["[1]", '"a"', "[" * 100_000, '{"id": [1]}', '{"id": 1}', "my notes", "{}", "\0\0"])
+def test_a_file_that_is_no_log_is_kept(tmp_path, line):
+    path = tmp_path / "results.jsonl"
+    for content in (line + "\n" + RESULT, RESULT + line + "\n"):
+        path.write_text(content)
+        with pytest.raises(OptionError, match=r"it isn't a result; move the file away|isn't a text file"):
+            ResultsLog(path)
+        assert path.read_text() == content
+
+
+def test_the_log_reads_whatever_it_wrote(tmp_path):
+    path = tmp_path / "results.jsonl"
+    results = [dict(id=f"{n}", status="done", voice=odd) for n, odd in enumerate(
+        ["caf\udce9.wav", "a\nb\rc", "x\u2028\x85\0", '"', "long " * 50_000, "\ud800"]
+    )]
+    log = ResultsLog(path)
+    for result in results:
+        log.add(result)
+    assert list(ResultsLog(path).rows.values()) == results
+    ResultsLog(path).rewrite()
+    assert list(ResultsLog(path).rows.values()) == results
+    ResultsLog(path).add(dict(id="nan", rtf=float("nan")))
+    assert ResultsLog(path).rows["nan"]["rtf"] is None
+
+
+def test_a_result_without_its_fields(tts, quick, tmp_path, write_table):
+    table, out = write_table(tmp_path, "id,text\na,One.\nb,Two.\n"), tmp_path / "out"
+    out.mkdir()
+    (out / "results.jsonl").write_text('{"id": "a"}\n{"id": "b", "status": "failed"}\n')
+    assert run_batch(tts, table, out, denoise=False)["failed"] == []
+
+
+def test_a_recording_in_the_folder_is_not_replaced(tts, quick, tmp_path, write_table):
+    table, out = write_table(tmp_path, "id,text\na,One.\nb,Two.\n"), tmp_path / "out"
+    out.mkdir()
+    (out / "b.wav").write_text("my only recording")
+    with pytest.raises(OutputError, match="b.wav is there already, and metavoice didn't make it"):
+        run_batch(tts, table, out, denoise=False)
+    assert (out / "b.wav").read_text() == "my only recording" and not (out / "a.wav").exists()
+    (out / "b.wav").unlink()
+    assert run_batch(tts, table, out, denoise=False)["spoken"] == 2
+    (out / "results.jsonl").unlink()
+    assert run_batch(tts, table, out, denoise=False)["spoken"] == 2, "its own files may be replaced"
+
+
+@pytest.mark.parametrize("table, line", [
+    ('id,text\na,"The dog slept.\nb,The cat ran."\nc,Yes.\n', 2),
+    ('id,text,voice\na,Yes.,\nb,"The dog slept.,\nc,The cat ran.,"\n', 3),
+    ('id;text\na;"The dog slept.\nb;The cat ran."\n', 2),
+    ('text,seed\n"The dog slept.,1\nThe cat ran.,2"\n', 2),
+    ('id,text\na,"The dog slept.\n' + "b,The cat ran.\n" * 1000, 2),
+])
+def test_an_unclosed_quote_is_no_long_text(tmp_path, write_table, table, line):
+    with pytest.raises(OptionError, match=f'line {line}: the quote " that begins a cell isn\'t closed'):
+        read_batch_rows(write_table(tmp_path, table))
+
+
+@pytest.mark.parametrize("text", [
+    "He slept.\nHowever, he woke.", "It cost\n1,250 dollars.", "One\n\ntwo", "a, b\nc, d", "x " * 100_000,
+])
+def test_texts_of_several_lines(tmp_path, write_table, text):
+    rows = read_batch_rows(write_table(tmp_path, f'id,text\na,"{text}"\nb,Yes.\n'))
+    assert [(row.id, row.text) for row in rows] == [("a", text), ("b", "Yes.")]
+
+
 # real models, real processes
 
 def test_rows_of_one_batch_do_not_disturb_each_other(tts):

@@ -2,6 +2,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import soundfile
 import torch
 
 import metavoice.jobs.longform as longform
-from metavoice.audio.encode import to_int16
+from metavoice.audio.encode import is_generated, to_int16
 from metavoice.core.errors import MetaVoiceError, OptionError, OutputError, TextError
 from metavoice.generate.segments import SEGMENTS_PER_SECTION
 from metavoice.generate.voice import Voice
@@ -141,6 +142,44 @@ def test_strange_texts(tts, quick, tmp_path):
         read_aloud(tts, "?! ..." * 100, tmp_path / "b.wav", denoise=False)
     assert os.listdir(tmp_path) == ["a.wav"]
     assert read_aloud(tts, "2048 " * 100, tmp_path / "b.wav", seed=1, denoise=False)["segments"] > 10
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symlinks and pipes of POSIX")
+def test_a_resumable_job_writes_through_a_symlink(tts, quick, tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "a.wav").symlink_to("store/a.wav")
+    read_aloud(tts, BOOK, tmp_path / "b.wav", seed=1, denoise=False)
+    with pytest.raises(KeyboardInterrupt):
+        read_aloud(tts, BOOK, tmp_path / "a.wav", seed=1, denoise=False, resume=True, on_progress=interrupt_after(9))
+    done = read_aloud(tts, BOOK, tmp_path / "a.wav", denoise=False, resume=True)
+    assert done["resumed"] and (tmp_path / "a.wav").is_symlink() and os.listdir(tmp_path / "store") == ["a.wav"]
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["a.wav", "b.wav", "store"] and is_generated(tmp_path / "a.wav")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symlinks and pipes of POSIX")
+def test_a_pipe_is_written_and_cannot_be_resumed(tts, quick, tmp_path):
+    os.mkfifo(tmp_path / "pipe.flac")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe.flac").read_bytes()))
+    reader.start()
+    read_aloud(tts, "One. Two.", tmp_path / "pipe.flac", seed=1, denoise=False)
+    reader.join(60)
+    read_aloud(tts, "One. Two.", tmp_path / "a.flac", seed=1, denoise=False)
+    assert got == [(tmp_path / "a.flac").read_bytes()]
+    read_aloud(tts, "One.", "/dev/null", seed=1, denoise=False)
+    for path in (tmp_path / "pipe.flac", "/dev/null"):
+        with pytest.raises(OptionError, match="is a pipe or a device, where a job can't be resumed"):
+            read_aloud(tts, "One.", path, denoise=False, resume=True)
+    assert sorted(os.listdir(tmp_path)) == ["a.flac", "pipe.flac"]
+
+
+@pytest.mark.parametrize("job", ["[" * 99_999, "[1]", '"a"', "{}", '{"key": "a", "seed": "x"}', '{"key": "a"', "\0"])
+def test_a_journal_that_cannot_be_read(tts, tmp_path, job):
+    (tmp_path / "a.wav.parts").mkdir()
+    (tmp_path / "a.wav.parts" / "job.json").write_text(job)
+    with pytest.raises(OptionError, match="can't read the journal .*; remove the folder to begin anew"):
+        read_aloud(tts, "One.", tmp_path / "a.wav", denoise=False, resume=True)
 
 
 @pytest.mark.slow

@@ -10,10 +10,12 @@ from metavoice.measure.recordings import (
     REFERENCE_TEXTS,
     SHORT_TEXTS,
     check_texts,
+    read_manifest,
     read_recordings,
     read_texts,
     select_recordings,
     write_recordings,
+    write_recordings_manifest,
 )
 
 TEXTS = ["The dog slept.", "Where is the red book?"]
@@ -105,3 +107,28 @@ def test_wrong_texts(tmp_path, content, message):
 def test_missing_texts(tmp_path):
     with pytest.raises(TextError, match="No such file"):
         read_texts(tmp_path / "gone.txt")
+
+
+def test_manifests_of_strangers(tmp_path):
+    manifest, head = tmp_path / "manifest.csv", "voice,text,file\n"
+    for table, words in [
+        ('a,"The dog slept.,x.wav\nb,The cat ran.,y.wav\n', 'line 2: the quote " that begins a cell isn\'t closed'),
+        ("a,Yes, no.,x.wav\n", "line 2: it has more cells than the first line has names"),
+        ("\0" * 2000, "it isn't a text file"),
+        ('a,b,"x\0.wav"\n', "null byte"),
+    ]:
+        manifest.write_text(head + table)
+        with pytest.raises(AudioError) as e:
+            read_recordings(tmp_path)
+        assert words in str(e.value) and "\n" not in str(e.value)
+    manifest.write_text('"voice,text\n')
+    with pytest.raises(AudioError, match="line 1: the quote"):
+        read_recordings(tmp_path)
+
+
+def test_a_manifest_reads_what_it_wrote(tmp_path):
+    texts = ["word " * 60_000, 'He said\n"yes", then', " \u2028\x85 ", '"', ",", "=1"]
+    entries = [dict(voice="caf\udce9", text=text, file="x.wav") for text in texts]
+    write_recordings_manifest(tmp_path, entries)
+    found = read_manifest(tmp_path / "manifest.csv")
+    assert [entry["text"] for entry in found] == texts and {entry["voice"] for entry in found} == {"caf\\udce9"}

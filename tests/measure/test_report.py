@@ -1,4 +1,7 @@
 "Summary statistics and tables."
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from metavoice.measure.report import (
     Evaluation,
     align_columns,
     metric_table,
+    save_evaluation,
     summarise_clips,
     summarise_short,
     wer_std,
@@ -70,3 +74,10 @@ def test_short_texts_without_their_words():
 
 def test_aligned_columns():
     assert align_columns([["a", "bcd", "e"], ["fg", "h", "i"]]) == ["a   bcd  e", "fg  h    i"]
+
+
+def test_results_are_written_whatever_they_hold(tmp_path):
+    odd = dict(rtf=float("nan"), low=-float("inf"), voice="caf\udce9.wav", heard="a\u2028\n", rows=[(1, float("inf"))])
+    path = save_evaluation(SimpleNamespace(to_dict=lambda: odd), tmp_path / "a.json")
+    found = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert found == odd | dict(rtf=None, low=None, rows=[[1, None]])

@@ -259,3 +259,35 @@ def test_unused_recordings_are_named(folder, samples):
         shutil.copy(folder / "wavs" / "1.wav", folder / f"more-{n:02}.wav")
     (problem,) = find_unused([whole])
     assert "24 recordings" in problem.what and problem.what.endswith("more-03.wav, …")
+
+
+@pytest.mark.parametrize("value", ["abc", [1], {}, True, -1, "1e999", float("nan")])
+def test_times_that_are_none(folder, value):
+    (folder / "a.jsonl").write_text(json.dumps(dict(audio="1", text=FIRST, duration=value)) + "\n")
+    (problem,) = read_examples(folder / "a.jsonl")[1]
+    assert problem.fatal and str(problem) == f"a.jsonl:1: duration is '{value}'; give seconds"
+
+
+@pytest.mark.parametrize("field", ["text", "speaker", "words", "duration", "audio"])
+@pytest.mark.parametrize("depth", [40, 990, 100_000])
+def test_deep_json_is_one_problem(folder, field, depth):
+    row = '{"audio": "1", "text": "a", "%s": %s}' % (field, "[" * depth + "]" * depth)
+    row = row.replace(f'"{field}": "', '"other": "')
+    (folder / "a.jsonl").write_text(row + "\n")
+    assert [str(p) for p in read_examples(folder / "a.jsonl")[1]] == ["a.jsonl:1: its JSON is nested too deeply"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_an_unclosed_quote_before_a_row_without_ending(folder, delimiter):
+    "The names 1 and 2 are recordings, so the second line isn't a part of the first caption."
+    table = 'audio_files,captions\n1,"The dog slept.\n2,The cat ran."\n'.replace(",", delimiter)
+    (folder / "a.csv").write_text(table)
+    examples, problems = read_examples(folder / "a.csv")
+    assert [example.text for example in examples] == ['The cat ran."']
+    assert len(problems) == 1 and "the quote \" that begins a cell isn't closed" in str(problems[0])
+
+
+def test_long_captions(folder):
+    long = "word " * 60_000
+    (folder / "a.csv").write_text(f'audio_files,captions\n1,"{long}"\n2,{long}\n')
+    assert texts(folder / "a.csv") == [long.strip()] * 2

@@ -1,5 +1,5 @@
 "Plots of training logs."
-from metavoice.train.plots import LivePlot, plot_losses
+from metavoice.train.plots import LivePlot, plot_losses, read_lines
 
 
 def test_plot_losses_and_live_plot():
@@ -9,3 +9,10 @@ def test_plot_losses_and_live_plot():
     assert len(plot_losses(lines).axes[0].lines) == 2 and plot_losses([])
     assert plot_losses(lines)._repr_png_().startswith(b"\x89PNG")
     LivePlot()(lines[0])
+
+
+def test_a_log_that_is_being_written(tmp_path):
+    path = tmp_path / "log.jsonl"
+    for end in ("", '{"step": 2, "lo', "\0" * 100):
+        path.write_text('{"step": 1, "loss": NaN}\n' + end)
+        assert [line["step"] for line in read_lines(path)] == [1]

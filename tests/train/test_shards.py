@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 
 from metavoice.core.errors import MetaVoiceError, OptionError
+from metavoice.train.phone_corpus import read_shard
 from metavoice.train.shards import (
     RenderJob,
     ShardCorpus,
+    TeacherUtterance,
     claim_shard,
     hold_out_texts,
     plan_jobs,
     render_shards,
     shard_hours,
     to_corpus,
+    write_shard,
 )
 from metavoice.train.teacher import group_speakers
 from metavoice.train.texts import extract_terms
@@ -180,3 +183,52 @@ def test_corpus(tmp_path):
     utterance = corpus.utterances[1]
     assert utterance.text == "A cab." and len(utterance.words) == 2
     assert utterance.phones[-1][1] == pytest.approx(utterance.length / 24000)
+
+
+GOOD = dict(text="Abc.", speaker="af_heart", phonemes="abc.", durations=[2, 3, 4, 5, 2, 2])
+
+
+@pytest.mark.parametrize("content, words", [
+    ("[" * 100_000, "its JSON is nested too deeply"),
+    ("{", "it isn't JSON"),
+    ("[]", "it has no list of utterances"),
+    ('{"utterances": 5}', "it has no list of utterances"),
+    ('{"utterances": [1]}', "utterance 0: it is no JSON object"),
+    ('{"utterances": [{"text": "a"}]}', "utterance 0: there is no speaker"),
+    (GOOD | dict(durations="abc"), "utterance 0: durations is 'abc'; use a list"),
+    (GOOD | dict(durations=["abc"]), "utterance 0: durations should be numbers of frames"),
+    (GOOD | dict(durations=[float("nan")]), "utterance 0: durations should be numbers of frames"),
+    (GOOD | dict(text=5), "utterance 0: text is '5'; use a string"),
+])
+def test_descriptions_of_strangers(tmp_path, content, words):
+    text = content if isinstance(content, str) else json.dumps(dict(left_out=[], utterances=[content]))
+    (tmp_path / "shard-00000.json").write_text(text)
+    np.savez(tmp_path / "shard-00000.npz", samples=np.zeros(100, np.int16), offsets=[0, 100])
+    for read in (ShardCorpus, lambda folder: read_shard(folder / "shard-00000.json")):
+        with pytest.raises(OptionError) as e:
+            read(tmp_path)
+        assert words in str(e.value) and "shard-00000.json" in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("sound", [b"", b"PK\3\4 broken", b"text", "floats", "names", "objects", "short", None])
+def test_sound_of_strangers(tmp_path, sound):
+    path = tmp_path / "shard-00000.npz"
+    (tmp_path / "shard-00000.json").write_text(json.dumps(dict(utterances=[GOOD])))
+    samples = np.zeros(100, np.int16)
+    arrays = dict(floats=dict(samples=samples / 2, offsets=[0, 100]), names=dict(a=samples),
+                  objects=dict(samples=np.array([{}]), offsets=[0, 1]), short=dict(samples=samples, offsets=[0]))
+    if isinstance(sound, str):
+        np.savez(path, **arrays[sound])
+    elif sound is not None:
+        path.write_bytes(sound)
+    with pytest.raises(OptionError, match="can't read .*shard-00000.npz"):
+        ShardCorpus(tmp_path).samples(0)
+    assert shard_hours(tmp_path) < 1
+
+
+def test_a_shard_reads_what_it_wrote(tmp_path):
+    utterance = TeacherUtterance("caf\udce9 \u2028", "af_heart", "abc.", [2, 3, 4, 5, 2, 2])
+    write_shard(tmp_path / "shard-00000", [(utterance, np.arange(100, dtype=np.int16))], [[1, "\ud800", "no"]])
+    corpus = ShardCorpus(tmp_path)
+    assert corpus.utterances == [utterance] and corpus.left_out == [[1, "\ud800", "no"]]
+    assert corpus.samples(0).tolist() == list(range(100))
