@@ -267,3 +267,9 @@ def test_voices_are_private(serve, tmp_path):
         folder = server.service.store.folder
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert {stat.S_IMODE(path.stat().st_mode) for path in folder.glob("voice_*")} == {0o600}
+
+
+def test_a_text_that_becomes_too_many_words(serve, assert_error):
+    with serve(max_text=100) as (_, http):
+        assert_error(http.speak("÷" * 100), 400, "characters in words", "send it in parts")
+        assert http.speak("It is 12:30 on 3 May.").status_code == 200
