@@ -121,6 +121,13 @@ def test_other_folders_are_not_overwritten(tiny_parts, tmp_path):
     assert (tmp_path / "home" / "thesis.txt").read_text() == "years"
 
 
+def test_a_link_to_a_folder_stays(bundle_copy, tmp_path, tiny_parts, read_all):
+    (tmp_path / "link").symlink_to("copy")
+    assert read_all(write_bundle(tmp_path / "link", name="new", **tiny_parts)).name == "new"
+    assert (tmp_path / "link").is_symlink() and read_all(bundle_copy).name == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "link"]
+
+
 def test_empty_and_partial_folders_are_accepted(tiny_parts, tiny_bundle, tmp_path, read_all):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
