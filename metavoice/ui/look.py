@@ -266,21 +266,31 @@ class Notice(HTML):
         if self.kind == 'bad':
             self.clear()
 
-# %% ../../nbs/ui/00_look.ipynb #0deb0160
+# %% ../../nbs/ui/00_look.ipynb #1e1cc03b
 class ProgressPanel(HTML):
     "A progress bar with a label and the elapsed time; hidden until `start`."
 
-    min_interval = 0.1  # seconds between two redraws
+    min_interval, max_interval = 0.1, 5.0  # seconds between two redraws
 
     def __init__(self):
         super().__init__()
+        self.stopped = threading.Event()
+        self.stopped.set()
         set_visible(self, False)
 
     def start(self, label: str = "getting ready"):
         "Show an empty bar and restart the clock."
+        self.stop()
         self.started_at, self.last_drawn, self.fraction = time.monotonic(), 0.0, 0.0
         set_visible(self, True)
         self.draw(label)
+        self.stopped = threading.Event()
+        threading.Thread(target=self.redraw, args=[self.stopped], daemon=True).start()
+
+    def redraw(self, stopped: threading.Event):
+        "Draw the time until the work ends; runs in a thread of its own."
+        while not stopped.wait(self.max_interval):
+            self.draw(self.label)
 
     def update(
         self,
@@ -295,6 +305,7 @@ class ProgressPanel(HTML):
 
     def draw(self, label: str):
         "Draw the bar."
+        self.label = label
         percent, elapsed = 100 * self.fraction, time.monotonic() - self.started_at
         self.value = (
             f'<div class="mv-bar" role="progressbar" aria-label="Progress" aria-valuenow="{percent:.0f}">'
@@ -304,6 +315,7 @@ class ProgressPanel(HTML):
 
     def stop(self):
         "Hide the bar."
+        self.stopped.set()
         set_visible(self, False)
 
 # %% ../../nbs/ui/00_look.ipynb #f08372a1

@@ -56,7 +56,8 @@ def test_errors_of_an_upload_stay_until_the_next(panel, recordings):
     panel.receive("odd.wav", b"nothing")
     panel.receive(*recordings[0][:2])
     panel.receive("latin.txt", "Zoë".encode("latin-1"))
-    assert panel.notice.kind == "bad" and panel.notice.text.count("odd.wav") == panel.notice.text.count("latin.txt") == 1
+    assert panel.notice.kind == "bad"
+    assert panel.notice.text.count("odd.wav") == panel.notice.text.count("latin.txt") == 1
     panel.receive("odd.wav", recordings[1][1])  # repaired
     assert "odd.wav" not in panel.notice.text and "latin.txt" in panel.notice.text
     panel.upload.receive(None, dict(begin=True), [])

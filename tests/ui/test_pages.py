@@ -98,6 +98,11 @@ def test_a_page_requires_its_token(served):
         with pytest.raises(urllib.error.HTTPError) as e:
             opener.open(f"http://127.0.0.1:{port}{path}")
         assert e.value.code == code or (code == 403 and e.value.code in (302, 404)), (path, e.value.code)
+    with pytest.raises(urllib.error.HTTPError) as e:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60)
+    said = e.value.read().decode()
+    assert e.value.code == 401 and "the token is in the terminal where" in said and "<form" not in said
+    assert "password" not in said.lower() and "jupyter" not in said.lower()
 
 
 def upload_voices(page, folder):
@@ -202,7 +207,7 @@ def test_closing_a_page_ends_its_process(served, page):
 
     def running():
         children = psutil.Process(served[0].pid).children()
-        return {p.pid for p in children if any("ipykernel" in word for word in p.cmdline())}
+        return {p.pid for p in children if any("ipykernel" in word or word == "page" for word in p.cmdline())}
 
     page.open()
     here = running()
