@@ -169,7 +169,7 @@ def compare_modes(
     pairs = [pair for both in zip(*made.values()) for pair in zip(*both)]
     return 100 * sum(a == b for a, b in pairs) / len(pairs)
 
-# %% ../../nbs/measure/12_benchmark_device.ipynb #e23f22e0
+# %% ../../nbs/measure/12_benchmark_device.ipynb #64e5ac8b
 def benchmark_speech(
     bundle: str,  # a folder
     device: torch.device,
@@ -197,7 +197,7 @@ def benchmark_speech(
     yield BenchmarkResult('1B: real-time factor', sum(timings.values()) / duration, '×', note=note)
     what = f"1B: peak memory of {pluralise(texts, 'text')} side by side against `info --memory`"
     if device.type != 'cuda':
-        yield BenchmarkResult(what, None, '×', 1, most=True, note="measured on CUDA only")
+        yield BenchmarkResult(what, None, '×', note="measured on CUDA only")
         return
     tts.synthesise([BENCHMARK_TEXT] * texts, seed=3, batch_size=texts, **options)
     free, total = torch.cuda.mem_get_info(device)

@@ -58,7 +58,7 @@ def give_way():
     if sys.platform == 'linux':
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
-# %% ../../nbs/serve/12_api.ipynb #5d45afa9
+# %% ../../nbs/serve/12_api.ipynb #9414e612
 class SpeechAPI:
     "The state and the handlers of a server for one model."
 
@@ -105,11 +105,15 @@ class SpeechAPI:
         "Run a function in a reader thread."
         return await asyncio.get_running_loop().run_in_executor(self.readers, function, *args)
 
+    def check_uploads(self):
+        "Raise `QueueFull` if too many recordings are being read."
+        if self.num_uploads >= self.config.uploads:
+            raise QueueFull(f"{self.num_uploads} recordings are being read, and no more are accepted", 2)
+
     @contextmanager
     def upload_place(self):
         "Count a recording that is read; raises `QueueFull` if too many are."
-        if self.num_uploads >= self.config.uploads:
-            raise QueueFull(f"{self.num_uploads} recordings are being read, and no more are accepted", 2)
+        self.check_uploads()
         self.num_uploads += 1
         try:
             yield

@@ -34,7 +34,7 @@ class DeadlineExceeded(Disconnected):
 
 TIMEOUT_MESSAGE = "the speech wasn't ready within the time that a request may take; send less text, or retry later"
 
-# %% ../../nbs/serve/03_job.ipynb #870d50da
+# %% ../../nbs/serve/03_job.ipynb #eedb49f3
 @dataclass(eq=False)
 class SpeechJob:
     "A text that is synthesised for one client."
@@ -46,7 +46,7 @@ class SpeechJob:
     encoder: StreamEncoder | None = None  # samples to bytes; None hands on samples
     deadline: float = math.inf  # on the clock of `time.monotonic`
     on_ready: Callable | None = None  # called from another thread whenever there is something to take
-    max_buffered: float = 60.0  # seconds of sound that may wait for the client
+    max_buffered: float = 20.0  # seconds of sound that may wait for the client
     began: float | None = None  # when a worker started on it
     seconds: float = 0.0  # of sound generated so far
     disconnected: bool = False

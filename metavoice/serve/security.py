@@ -52,7 +52,7 @@ async def drain(receive, seconds: float = 1.0):
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(read(), seconds)
 
-# %% ../../nbs/serve/09_security.ipynb #73f83602
+# %% ../../nbs/serve/09_security.ipynb #49c7912f
 class SecurityMiddleware:
     "ASGI middleware that checks each request, limits its body, and records it in the log and the metrics."
 
@@ -82,13 +82,15 @@ class SecurityMiddleware:
 
         try:
             self.check(scope['method'], scope['path'], headers)
+            if headers.get('content-type', '').startswith('multipart/'):
+                self.service.check_uploads()
             await self.app(scope, self.limit_body(receive, headers), send_with_headers)
         except Exception as e:
             error = APIError.from_exception(e)
             if error.status == 500:
                 logger.error("a request failed", exc_info=True)
             if status is None:  # no response has started
-                if error.status == 413:
+                if error.status in (413, 429):
                     await drain(receive)
                 await error.response()(scope, receive, send_with_headers)
         finally:
