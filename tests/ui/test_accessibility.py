@@ -169,6 +169,20 @@ return r.height > 0 && r.top >= -1 && r.bottom <= innerHeight + 1"""
 
 
 @pytest.mark.slow
+def test_a_page_whose_process_has_ended_says_so(page):
+    page.open()
+    ended = "return !document.getElementById('mv-ended').hidden"
+    page.js("lookForProcess()")
+    assert not page.js(ended)
+    page.driver.execute_async_script(
+        "const done = arguments[0], {kernelId} = JSON.parse(document.getElementById('jupyter-config-data').textContent);"
+        "fetch(`/voila/api/shutdown/${kernelId}`, {method: 'POST', headers: {'X-XSRFToken': "
+        "document.cookie.match(/_xsrf=([^;]*)/)[1]}}).then(done)"
+    )
+    until(lambda: page.js("lookForProcess()") or page.js(ended))
+
+
+@pytest.mark.slow
 def test_a_result_is_brought_into_view_on_a_narrow_screen(page):
     page.open()
     page.set_width(390, 700)
