@@ -175,7 +175,8 @@ def test_a_page_whose_process_has_ended_says_so(page):
     page.js("lookForProcess()")
     assert not page.js(ended)
     page.driver.execute_async_script(
-        "const done = arguments[0], {kernelId} = JSON.parse(document.getElementById('jupyter-config-data').textContent);"
+        "const done = arguments[0], config = document.getElementById('jupyter-config-data').textContent;"
+        "const {kernelId} = JSON.parse(config);"
         "fetch(`/voila/api/shutdown/${kernelId}`, {method: 'POST', headers: {'X-XSRFToken': "
         "document.cookie.match(/_xsrf=([^;]*)/)[1]}}).then(done)"
     )
