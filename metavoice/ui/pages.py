@@ -153,7 +153,7 @@ LOGIN_PAGE = '''<!doctype html>
 </main>
 '''
 
-# %% ../../nbs/ui/05_pages.ipynb #a444b720
+# %% ../../nbs/ui/05_pages.ipynb #cab427cc
 def make_server(
     config,  # of traitlets
     kernels: Path | None = None,  # a folder of kernels that it can start too
@@ -177,6 +177,7 @@ def make_server(
     class PageServer(Voila):
         def init_settings(self) -> dict:
             settings = super().init_settings()
+            settings['allow_remote_access'] = self.ip not in LOOPBACK_HOSTS  # otherwise only under its own names
             if kernels is not None:
                 self.kernel_spec_manager.kernel_dirs.insert(0, str(kernels))
             return settings

@@ -273,3 +273,24 @@ def test_a_text_that_becomes_too_many_words(serve, assert_error):
     with serve(max_text=100) as (_, http):
         assert_error(http.speak("÷" * 100), 400, "characters in words", "send it in parts")
         assert http.speak("It is 12:30 on 3 May.").status_code == 200
+
+
+CHATTY = """
+import logging, os, sys, warnings
+from metavoice.serve.monitoring import capture_stderr, configure_logging, log_uncaught
+with capture_stderr() as stream:
+    configure_logging(stream)
+    log_uncaught()
+    os.write(2, b"a library in C: my secret\\n")
+    print("Python: my secret", file=sys.stderr)
+    warnings.warn("a warning: my secret")
+    logging.getLogger("metavoice.serve").warning("ours")
+"""
+
+
+def test_nothing_but_json_on_standard_error():
+    "Also what libraries write there, without the texts that it may quote."
+    done = subprocess.run([sys.executable, "-c", CHATTY], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    found = sorted(json.loads(line)["message"] for line in done.stderr.splitlines())
+    assert len(found) == 4 and found[:2] == ["a library wrote to standard error: %s"] * 2 and "ours" in found
+    assert "secret" not in done.stderr

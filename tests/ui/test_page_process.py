@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -158,3 +159,31 @@ def test_pages_share_a_model_and_end_when_nobody_looks(tmp_path):
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
+
+
+LOCAL_SERVER = """
+import metavoice.ui.pages as pages
+
+pages.serve_page("clone", token="", on_ready=lambda url: print(url, flush=True))
+"""
+
+
+def test_a_page_answers_under_local_names_only(tmp_path):
+    "Without a token too; a name of the internet with a local address is refused, also for the kernel's socket."
+    environment = os.environ | dict(PYTHONPATH=str(ROOT), METAVOICE_CACHE=str(tmp_path))
+    command = [sys.executable, "-c", LOCAL_SERVER]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True)
+    try:
+        url = process.stdout.readline().strip()
+        for path in ("", "api/kernels", "api/kernels/00000000-0000-0000-0000-000000000000/channels"):
+            request = urllib.request.Request(url + path, headers=dict(Host="evil.example"))
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=60)
+            assert refused.value.code == 403, path
+        request = urllib.request.Request(url + "login", headers=dict(Host="localhost:1"))
+        with pytest.raises(urllib.error.HTTPError) as login:
+            urllib.request.urlopen(request, timeout=60)
+        assert login.value.code == 401
+    finally:
+        process.terminate()
+        process.wait(60)
