@@ -54,16 +54,17 @@ def make_hostile_texts(
             texts.append((unit * (length // len(unit) + 1))[:length])
     return texts
 
-# %% ../../nbs/measure/16_server_attack.ipynb #ff4a2802
+# %% ../../nbs/measure/16_server_attack.ipynb #04261e00
 def make_heavy_recording(
     seconds: float = 16.0,
 ) -> bytes:
-    "Return a FLAC file of 192 kHz and eight channels, of about a megabyte."
+    "Return a FLAC file of 192 kHz and eight channels, seven of them silent: a megabyte that becomes a hundred."
     import numpy as np
     import soundfile
 
     file, noise = io.BytesIO(), np.random.default_rng(0)
-    samples = (noise.normal(size=(int(192_000 * seconds), 1)) * 8).astype('int16').repeat(8, 1)
+    samples = np.zeros((int(192_000 * seconds), 8), dtype='int16')
+    samples[:, 0] = noise.normal(size=len(samples)) * 4
     soundfile.write(file, samples, 192_000, format='flac')
     return file.getvalue()
 
