@@ -58,7 +58,7 @@ def give_way():
     if sys.platform == 'linux':
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
-# %% ../../nbs/serve/12_api.ipynb #9414e612
+# %% ../../nbs/serve/12_api.ipynb #cddc657e
 class SpeechAPI:
     "The state and the handlers of a server for one model."
 
@@ -127,7 +127,7 @@ class SpeechAPI:
 
     def stop(self):
         "Refuse new requests and those that wait; those that run go on."
-        if self.status == 'ok':
+        if self.status in ('ok', 'loading'):
             self.status = 'stopping'
         if self.speech_service:
             self.speech_service.refuse_waiting()
@@ -140,7 +140,7 @@ class SpeechAPI:
         for pool in (self.readers, self.uploads):
             pool.shutdown(wait=False, cancel_futures=True)
 
-# %% ../../nbs/serve/12_api.ipynb #4acac8fa
+# %% ../../nbs/serve/12_api.ipynb #20620bac
 @patch
 def load(self: SpeechAPI):
     "Load the model, start the speech service and generate a first sentence; raises what loading raises."
@@ -159,7 +159,8 @@ def load(self: SpeechAPI):
     job = self._make_job(self.tts.segments(["Good morning."], voice, 1), self.options, self.chunk)
     self.speech_service.submit(job)
     job.collect()
-    self.status = 'ok'
+    if self.status == 'loading':
+        self.status = 'ok'
     seconds = round(time.perf_counter() - began, 2)
     log_event('ready', pid=os.getpid(), model=self.name, seconds=seconds, config=repr(config))
 

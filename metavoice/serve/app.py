@@ -135,7 +135,7 @@ def add_error_handlers(app: FastAPI):
     for kind, convert in conversions.items():
         app.add_exception_handler(kind, error_handler(convert))
 
-# %% ../../nbs/serve/14_app.ipynb #7f97a382
+# %% ../../nbs/serve/14_app.ipynb #a0cffb44
 def make_lifespan(service: SpeechAPI):
     "Return FastAPI's lifespan function: load at the start, close at the end."
 
@@ -143,6 +143,8 @@ def make_lifespan(service: SpeechAPI):
         try:
             service.load()
         except Exception as e:
+            if service.status == 'stopping':  # which interrupts the first sentence
+                return
             service.status, service.failure = 'failed', e
             if isinstance(e, MetaVoiceError):
                 logger.error(f"the model can't be loaded: {e}")

@@ -20,7 +20,10 @@ import pytest
 import soundfile
 
 from metavoice.generate.voice import Voice
+from metavoice.serve.app import start_server
+from metavoice.serve.config import ServerConfig
 from metavoice.serve.job import SpeechJob
+from metavoice.serve.service import SpeechService
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "metavoice.cli", "serve"]
@@ -294,3 +297,21 @@ def test_nothing_but_json_on_standard_error():
     found = sorted(json.loads(line)["message"] for line in done.stderr.splitlines())
     assert len(found) == 4 and found[:2] == ["a library wrote to standard error: %s"] * 2 and "ours" in found
     assert "secret" not in done.stderr
+
+
+def test_an_end_before_the_first_sentence_is_no_failure(tts, tmp_path, monkeypatch):
+    began = threading.Event()
+
+    def speak(self, job):
+        began.set()
+        while not job.is_over():
+            time.sleep(0.01)
+        job.check()
+
+    monkeypatch.setattr(SpeechService, "_speak", speak)
+    server = start_server(ServerConfig(port=0, threads=1, voices=str(tmp_path)), tts, ready=False)
+    assert began.wait(60) and server.service.status == "loading"
+    server.stop()
+    server.thread.join(60)
+    server.service.loader.join(60)
+    assert server.service.failure is None and server.service.status == "stopping"
