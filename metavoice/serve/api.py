@@ -322,7 +322,7 @@ async def speech(self: SpeechAPI, request: Request, body: SpeechRequest):
         request, text, voice, options, body.response_format, body.seed, sse=body.stream_format == 'sse'
     )
 
-# %% ../../nbs/serve/12_api.ipynb #ec2a7440
+# %% ../../nbs/serve/12_api.ipynb #7627b0c5
 FormText = Annotated[str, Form(description="What to say.", min_length=1)]
 FormVoice = Annotated[
     str | None,
@@ -355,10 +355,12 @@ async def tts_form(
             400, "speaker_ref_path and audiodata are both given; send one of them", 'option', 'speaker_ref_path'
         )
     options = self.make_options(guidance=guidance, top_p=top_p)
-    await self.run_in_reader(self.split_text, text, Voice(torch.zeros(256)), 0, options)  # before the recording
+    has_url = re.match(r'[A-Za-z][A-Za-z0-9+.-]*://', speaker_ref_path or '')
+    if audiodata or has_url:  # the text is checked before the recording, which is more work
+        await self.run_in_reader(self.split_text, text, Voice(torch.zeros(256)), 0, options)
     if audiodata:
         voice = await self.voice_from_upload(audiodata)
-    elif re.match(r'[A-Za-z][A-Za-z0-9+.-]*://', speaker_ref_path or ''):
+    elif has_url:
         voice = await self.voice_from_url(speaker_ref_path)
     else:
         voice = await self.run_in_reader(self.find_voice, speaker_ref_path or None)
