@@ -107,9 +107,9 @@ def check_entry(
         if name == "file" and printable(value) != value:
             raise BundleError(f"{where}: file {show(value)} has control characters")
 
-# %% ../../nbs/bundle/01_manifest.ipynb #9111f3fd
+# %% ../../nbs/bundle/01_manifest.ipynb #adf98957
 def check_level(level):
-    "Raise `BundleError` for a level of references that is neither a number nor two."
+    "Raise `BundleError` unless `reference_level` is one number or a list of one or two numbers."
     given = [level] if isinstance(level, (int, float)) else level
     check_list("reference_level", given, float, 2, Range(-200, 0))
 

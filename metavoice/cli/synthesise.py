@@ -50,7 +50,7 @@ SYNTHESISE_EPILOG = """examples:
 DEFAULT_OUTPUT = 'speech.wav'
 DEFAULT_CHUNK = 0.5  # seconds of sound in a chunk of a stream
 
-# %% ../../nbs/cli/01_synthesise.ipynb #64864972
+# %% ../../nbs/cli/01_synthesise.ipynb #22b9d4e6
 def add_sink_arguments(
     command,  # a parser
 ):
@@ -65,7 +65,7 @@ def add_sink_arguments(
     command.add_argument(
         '--force',
         action='store_true',
-        help="replace a file that metavoice didn't make; without it, the command asks at a terminal and ends elsewhere",
+        help="replace a file that metavoice didn't make; without it, the command asks at a terminal, else fails",
     )
     command.add_argument(
         '--resume',

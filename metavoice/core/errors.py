@@ -12,12 +12,12 @@ import reprlib
 __all__ = ['CONTROL', 'printable', 'show', 'MetaVoiceError', 'TextError', 'AudioError', 'OptionError', 'BundleError',
            'OutputError']
 
-# %% ../../nbs/core/00_errors.ipynb #0f1256c7
+# %% ../../nbs/core/00_errors.ipynb #994b155d
 CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    "Return a text with escapes in place of control characters, line breaks, marks of direction and half characters."
+    "Return a text with control characters, line breaks, bidirectional marks and lone surrogates escaped."
     return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

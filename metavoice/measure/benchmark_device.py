@@ -40,7 +40,7 @@ from ..models.static_step import forget_engines
 # %% auto #0
 __all__ = ['DeviceBenchmark', 'benchmark_device']
 
-# %% ../../nbs/measure/12_benchmark_device.ipynb #77272aa0
+# %% ../../nbs/measure/12_benchmark_device.ipynb #982c480f
 DEVICE_ROWS = (1, 8, 32)  # texts side by side
 
 PROMPT_LENGTH = 50  # tokens
@@ -103,12 +103,12 @@ def rows_that_fit(
     model: GPT,
     rows: tuple[int, ...],
 ) -> list[int]:
-    "Return those numbers of guided texts whose cache fits into the memory that is free; the first one in any case."
+    "Return the batch sizes, with guidance, whose cache fits into the free memory; the first is always returned."
     weight = model.transformer.wpe.weight
     free, row = free_memory(weight.device), cache_row_bytes(model.config, weight.device, weight.dtype)
     return [n for n in rows if n == rows[0] or free is None or 2 * n * row < 0.8 * free]
 
-# %% ../../nbs/measure/12_benchmark_device.ipynb #b084830b
+# %% ../../nbs/measure/12_benchmark_device.ipynb #76a0da0a
 DEVICE_SECONDS = 300  # for all of it
 
 
@@ -160,7 +160,7 @@ def compare_modes(
     rows: int,
     tokens: int,  # for each text
 ) -> float:  # percent
-    "Return how many tokens of compiled steps are those of eager mode; one that differs changes the rest of its text."
+    "Return the percentage of tokens equal in compiled and eager mode; one difference changes all later tokens."
     made = {}
     for model.compiling in (False, True):
         made[model.compiling], _ = time_decoding(model, rows, tokens)

@@ -17,14 +17,14 @@ from .monitoring import logger
 # %% auto #0
 __all__ = ['RESERVED_FILES', 'raise_file_limit', 'TimedProtocol', 'make_protocol', 'open_sockets']
 
-# %% ../../nbs/serve/13_connections.ipynb #20812d2e
+# %% ../../nbs/serve/13_connections.ipynb #16d35f7b
 RESERVED_FILES = 100  # file descriptors that connections leave to the rest of the process
 
 
 def raise_file_limit(
     wanted: int,  # file descriptors
 ) -> int:
-    "Allow this process as many open files as the system lets it, up to a number; returns the limit."
+    "Raise this process's limit on open files to `wanted`, or as far as the system allows; returns the limit."
     try:
         import resource
     except ImportError:  # Windows
