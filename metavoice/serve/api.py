@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Annotated
 
 import prometheus_client as prometheus
@@ -22,17 +22,18 @@ import torch
 from fastapi import File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, Response
 from fastcore.basics import patch
-from platformdirs import user_data_path
 
 from .. import __version__
 from ..audio.encode import STREAM_MEDIA_TYPES, StreamEncoder
 from ..audio.sound import AudioLimits
 from ..bundle.memory import MAX_SEGMENTS, pick_batch_size
+from ..bundle.voice import Voice, check_consent
+from ..bundle.voice_store import VoiceStore, VoiceTaken, voices_dir
 from ..core.errors import TextError
 from ..core.fetch import AllowedURL, fetch_recording
 from ..generate.options import SpeechOptions, load_lexicon
 from ..generate.tts import TTS
-from ..generate.voice import Voice
+from ..generate.voice import speech_origin
 from . import schema
 from .config import ServerConfig
 from .errors import APIError
@@ -42,10 +43,10 @@ from .monitoring import Metrics, log_event
 from .response import SpeechResponse
 from .schema import SAMPLING_FIELDS, TEXT_FIELDS, SpeechRequest, VoiceReference, describe_option
 from .service import QueueFull, SpeechService
-from .voice_store import UnknownVoice, VoiceStore, VoiceTaken
+from .voice_store import ServedVoices
 
 # %% auto #0
-__all__ = ['STATUS_MESSAGES', 'FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'SpeechAPI']
+__all__ = ['STATUS_MESSAGES', 'FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'VoiceConsent', 'SpeechAPI']
 
 # %% ../../nbs/serve/12_api.ipynb #7a424cc7
 MOST_WORDS = 5  # characters in words for each character that a text may have
@@ -75,11 +76,12 @@ class SpeechAPI:
         bundle = self.tts.bundle
         self.name, self.metrics, self.speech_service = bundle.name, Metrics(), None
         self.status, self.failure, self.loader = 'loading', None, None  # the last one is a thread, from the app
-        folder = config.voices or user_data_path('metavoice', appauthor=False) / 'voices'
-        self.store = VoiceStore(folder, config.max_voices, bundle.voices)
+        self.store = VoiceStore(config.voices or voices_dir(), config.max_voices, bundle.voices)
+        self.store.make_folder()
+        self.voices = ServedVoices(self.tts, self.store)
         self.allowed_urls = tuple(map(AllowedURL.parse, config.fetch_from))
         self.limits = AudioLimits(config.max_seconds, config.max_channels, samples=UPLOAD_SAMPLES)
-        self.model_voices, self.num_uploads = {}, 0
+        self.num_uploads = 0
         self.lexicon = load_lexicon(config.lexicon)
         self.options = self.make_options()
         self.readers, self.uploads = ThreadPoolExecutor(2, 'reader'), ThreadPoolExecutor(1, 'upload', give_way)
@@ -91,6 +93,11 @@ class SpeechAPI:
         config, asked = self.config, {name: value for name, value in asked.items() if value is not None}
         options = SpeechOptions(vocoder=config.vocoder, denoise=config.denoise, lexicon=self.lexicon, **asked)
         return options.resolve(self.tts.bundle)
+
+    @property
+    def model_voices(self) -> dict:  # name → `Voice`
+        "The voices of the model, once it is loaded."
+        return self.voices.own
 
     def num_jobs(self) -> int:
         "Return the number of requests that are running or waiting."
@@ -150,12 +157,12 @@ def load(self: SpeechAPI):
     self.tts.load_parts(self.options)
     rows = config.max_batch or self.pick_max_batch()
     self.tts.make_ready(self.options, rows, self.log_compilation, config.groups)
-    self.model_voices = {name: self.tts.voice(name) for name in self.tts.bundle.voices}
+    self.voices.load()
     self.speech_service = SpeechService(
         self.tts, rows, config.queue, config.decode_workers, config.groups,
         self.metrics.rows.observe,
     )
-    voice = next(iter(self.model_voices.values()), Voice(torch.zeros(256)))
+    voice = next(iter(self.voices.own.values()), Voice(torch.zeros(256)))
     job = self._make_job(self.tts.segments(["Good morning."], voice, 1), self.options, self.chunk)
     self.speech_service.submit(job)
     job.collect()
@@ -232,14 +239,10 @@ def split_text(self: SpeechAPI, text: str, voice: Voice, seed: int | None, optio
 @patch
 def find_voice(
     self: SpeechAPI,
-    key: str | None,  # a voice of the model, or the id or name of a registered one; None for the model's first
+    key: str | None,  # a voice of the model, the id or name of a registered one, or a blend; None: the model's first
 ) -> Voice:
-    "Return a voice; raises `UnknownVoice`."
-    if key is None:
-        if not self.model_voices:
-            raise UnknownVoice(f"model {self.name!r} has no voice of its own; name a registered one")
-        return next(iter(self.model_voices.values()))
-    return self.model_voices[key] if key in self.model_voices else self.store.get(key)
+    "Return a voice; raises what `ServedVoices.find` raises."
+    return self.voices.find(key)
 
 
 @patch
@@ -287,7 +290,8 @@ async def start_speech(
             pass
 
     deterministic = seed is not None
-    encoder = StreamEncoder(format, 48_000 if options.denoise else self.tts.bundle.codec.sample_rate)
+    rate = 48_000 if options.denoise else self.tts.bundle.codec.sample_rate
+    encoder = StreamEncoder(format, rate, origin=speech_origin(self.tts.bundle, voice))
     job = self._make_job(
         segments,
         options,
@@ -327,7 +331,8 @@ FormText = Annotated[str, Form(description="What to say.", min_length=1)]
 FormVoice = Annotated[
     str | None,
     Form(
-        description="A voice of the model, the id or name of a registered one, or an allowed URL of a recording.",
+        description="A voice of the model, the id or name of a registered one, a blend such as "
+        "`af_heart*0.7+bf_emma*0.3`, or an allowed URL of a recording.",
         max_length=2000,
     ),
 ]
@@ -377,21 +382,43 @@ VoiceFile = Annotated[
 ]
 
 
+VoiceConsent = Annotated[
+    str | None,
+    Form(
+        description="What the speaker agreed to, such as `I, Jane Doe, agreed on 2026-11-01`. Kept with the voice. "
+        "The server may require it.",
+        max_length=2000,
+    ),
+]
+
+
 @patch
-async def add_voice(self: SpeechAPI, name: VoiceName, file: VoiceFile) -> schema.VoiceResponse:
+async def add_voice(
+    self: SpeechAPI, name: VoiceName, file: VoiceFile, consent: VoiceConsent = None
+) -> schema.VoiceResponse:
     "Register a voice. The server keeps its embedding of 256 numbers, and not the recording. A repeated call is safe."
     self.check_ready()
     self.store.check_name(name)
-    stored = await self.run_in_reader(self.store.add, name, await self.voice_from_upload(file))
-    return schema.VoiceResponse(**asdict(stored), owned_by='user')
+    if not consent and self.config.require_consent:
+        message = "this server registers no voice without its speaker's consent; send it in the field consent"
+        raise APIError(400, message, 'consent_required', 'consent')
+    consent = check_consent(consent) if consent else ''
+    voice = await self.voice_from_upload(file)
+    voice = replace(voice, origin=replace(voice.origin, consent=consent))
+    stored = await self.run_in_reader(self.store.add, name, voice)
+    return schema.VoiceResponse.from_stored(stored)
 
 
 @patch
 async def list_voices(self: SpeechAPI) -> schema.VoiceListResponse:
     "Return the voices of the model and the registered ones."
     stored = await self.run_in_reader(self.store.list)
-    registered = [schema.VoiceResponse(**asdict(voice), owned_by='user') for voice in stored]
-    own = [schema.VoiceResponse(id=name, name=name, owned_by='model') for name in self.tts.bundle.voices]
+    registered = [schema.VoiceResponse.from_stored(voice) for voice in stored]
+    accents = self.tts.bundle.voice_accents
+    own = [
+        schema.VoiceResponse(id=name, name=name, owned_by='model', accent=accents.get(name))
+        for name in self.tts.bundle.voices
+    ]
     return schema.VoiceListResponse(data=own + registered)
 
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from ..bundle.voice_store import StoredVoice
 from ..core.settings import Range, field_comments, field_specs
 from ..generate.options import SpeechOptions
 
@@ -45,7 +46,9 @@ class OpenAISpeechRequest(BaseModel):
     model: str = Field(description="The model of this server; `GET /v1/models` names it.", max_length=200)
     input: str = Field(description="The text, up to the server's limit.", min_length=1)
     voice: str | VoiceReference | None = Field(
-        None, description="A voice of the model, or the id or name of a registered one; default: the model's first."
+        None,
+        description="A voice of the model, the id or name of a registered one, or a blend of up to 8 of them such as "
+        "`af_heart*0.7+bf_emma*0.3`; default: the model's first.",
     )
     response_format: Literal['mp3', 'opus', 'flac', 'wav', 'pcm'] = Field(
         'mp3',
@@ -125,7 +128,17 @@ class VoiceResponse(BaseModel):
     seconds: float | None = Field(None, description="Length of the reference.")
     created: int | None = Field(None, description="Unix time.")
     warnings: list[str] = Field([], description="Faults of the reference, and what to do about them.")
+    accent: str | None = Field(None, description="american or british.")
+    consent: str | None = Field(None, description="What the speaker agreed to.")
+    source: str | None = Field(None, description="SHA-256 of the recording's file.")
     owned_by: Literal['model', 'user']
+
+    @classmethod
+    def from_stored(cls, voice: StoredVoice) -> VoiceResponse:
+        "Return the response for a registered voice."
+        about = {name: getattr(voice, name) for name in ('id', 'name', 'seconds', 'created', 'warnings', 'accent')}
+        origin = voice.origin
+        return cls(**about, consent=origin.consent or None, source=origin.source or None, owned_by='user')
 
 
 class VoiceListResponse(BaseModel):
