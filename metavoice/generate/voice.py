@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 

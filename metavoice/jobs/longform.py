@@ -259,7 +259,8 @@ def read_aloud(
         journal.begin(job_key(tts.bundle, segments, options), seed)
     assembler = make_assembler(tts.bundle, options.denoise)
     source = LocalSource(tts.bundle, options, batch_size, on_progress)
-    output, origin = journalled_output(journal) if journal else atomic_write(path), speech_origin(tts.bundle, segments[0].voice)
+    output = journalled_output(journal) if journal else atomic_write(path)
+    origin = speech_origin(tts.bundle, segments[0].voice)
     with output as temporary, open_sound_file(temporary, assembler.sample_rate, path, origin) as write:
         writer = BookWriter(segments, assembler, write, journal, on_progress)
         finished = writer.restore()

@@ -33,7 +33,7 @@ from ..core.errors import TextError
 from ..core.fetch import AllowedURL, fetch_recording
 from ..generate.options import SpeechOptions, load_lexicon
 from ..generate.tts import TTS
-from ..generate.voice import speech_origin
+from ..generate.voice import recording_key, speech_origin
 from . import schema
 from .config import ServerConfig
 from .errors import APIError
@@ -248,7 +248,8 @@ def find_voice(
 @patch
 def embed_recording(self: SpeechAPI, data: bytes, name: str | None) -> Voice:
     "Return the voice of an untrusted recording; raises `AudioError`."
-    return self.tts.voice(read_upload(data, name, self.limits))
+    voice = self.tts.voice(read_upload(data, name, self.limits))
+    return replace(voice, origin=replace(voice.origin, source=recording_key(data)))
 
 
 @patch

@@ -34,7 +34,7 @@ class ServedVoices:
 
     def find(
         self,
-        key: str | None,  # a voice of the model, the id or name of a registered one, or a blend; None: the model's first
+        key: str | None,  # a voice of the model, the id or name of a registered one, or a blend; the first if None
     ) -> Voice:
         "Return a voice; raises `UnknownVoice`, `OptionError` for a wrong weight, and `AudioError`."
         if key is None:
