@@ -24,13 +24,12 @@ from ..core.settings import Range
 from ..text.phonemizer import ACCENTS
 
 # %% auto #0
-__all__ = ['MOST_CONSENT', 'MOST_PARTS', 'WEIGHTS', 'MOST_KEPT_PARTS', 'check_consent', 'BlendPart', 'VoiceOrigin', 'Voice',
-           'parse_blend', 'blend_voices']
+__all__ = ['MOST_PARTS', 'WEIGHTS', 'check_consent', 'BlendPart', 'VoiceOrigin', 'Voice', 'parse_blend', 'blend_voices']
 
 # %% ../../nbs/bundle/06_voice.ipynb #3e8bcc83
 MOST_CONSENT = 500  # characters
 
-
+# %% ../../nbs/bundle/06_voice.ipynb #8f1d44c7
 def check_consent(
     text: str,
 ) -> str:
@@ -198,7 +197,7 @@ def _kept_parts(weighted: list) -> tuple:  # of `BlendPart`
         raise OptionError(f"the blend has {len(kept)} voices, with those of its parts; use up to {MOST_KEPT_PARTS}")
     return tuple(kept)
 
-
+# %% ../../nbs/bundle/06_voice.ipynb #bc85c4be
 def blend_voices(
     weighted: list,  # of (`Voice`, weight)
     name: str | None = None,  # af_heart*0.7+bf_emma*0.3 if None

@@ -178,7 +178,9 @@ def format_consent(
 ) -> str:
     "Return what is known about the consent, in words."
     agreed = sum(bool(part['consent']) for part in about['parts'])
-    return f"stated for {agreed} of {len(about['parts'])} voices" if about['parts'] else about['consent'] or 'not stated'
+    if about['parts']:
+        return f"stated for {agreed} of {len(about['parts'])} voices"
+    return about['consent'] or 'not stated'
 
 
 def format_voice(

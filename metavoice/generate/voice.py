@@ -26,8 +26,8 @@ from ..core.provenance import Provenance
 from ..models.speaker_encoder import embed_reference_windows, has_two_voices
 
 # %% auto #0
-__all__ = ['GROUPING_LEVEL', 'encoder_key', 'check_fit', 'embed_voice', 'is_web_address', 'fetch_audio', 'find_user_voice',
-           'path_exists', 'resolve_voice', 'recording_key', 'speech_origin']
+__all__ = ['encoder_key', 'check_fit', 'embed_voice', 'is_web_address', 'fetch_audio', 'resolve_voice', 'recording_key',
+           'speech_origin']
 
 # %% ../../nbs/generate/05_voice.ipynb #e6191220
 @functools.lru_cache(maxsize=4)
@@ -53,7 +53,7 @@ def check_fit(
 # %% ../../nbs/generate/05_voice.ipynb #be1a7d86
 GROUPING_LEVEL = -19.0  # dBFS over speech, for the search for two speakers
 
-
+# %% ../../nbs/generate/05_voice.ipynb #92ebcfe7
 def embed_voice(
     bundle: Bundle,
     audio: Audio,  # a reference that `check_reference` accepts
@@ -91,7 +91,7 @@ def fetch_audio(
     data, name = fetch_recording(url)
     return Path(name).stem or 'voice', load_audio(data, limits=AudioLimits(), name=url)
 
-
+# %% ../../nbs/generate/05_voice.ipynb #989de90b
 def find_user_voice(name: str) -> Voice | None:
     "Return one of the user's voices."
     try:
@@ -107,7 +107,7 @@ def path_exists(path: str | Path) -> bool:
     except (OSError, ValueError):  # a name that no file can have
         return False
 
-
+# %% ../../nbs/generate/05_voice.ipynb #c516c327
 def resolve_voice(
     bundle: Bundle,
     source,  # a file, bytes, an `Audio`, a URL, the name of a voice, a blend, or None for the bundle's first voice

@@ -46,7 +46,7 @@ from .service import QueueFull, SpeechService
 from .voice_store import ServedVoices
 
 # %% auto #0
-__all__ = ['STATUS_MESSAGES', 'FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'VoiceConsent', 'SpeechAPI']
+__all__ = ['FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'VoiceConsent', 'SpeechAPI']
 
 # %% ../../nbs/serve/12_api.ipynb #7a424cc7
 MOST_WORDS = 5  # characters in words for each character that a text may have

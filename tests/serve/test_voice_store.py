@@ -92,16 +92,15 @@ def test_blends_of_the_models_and_registered_voices(tts, http, server, reference
     body = dict(seed=5, response_format="wav")
     blended = http.speak(voice="Ada Lovelace*0.5+am_michael*0.5", **body).content
     heard, _ = decode(blended, dtype="int16")
-    for voice in (f"{key}+am_michael", dict(id=f"{key}*2+am_michael*2")):
-        again, _ = decode(http.speak(voice=voice, **body).content, dtype="int16")
-        assert (again == heard).all()
+    again, _ = decode(http.speak(voice=dict(id=f"{key}*2+am_michael*2"), **body).content, dtype="int16")
+    assert (again == heard).all()
     form = http.post("/tts", data=dict(text=SHORT, speaker_ref_path=f"{key}+am_michael"))
     assert form.status_code == 200 and form.content[:4] == b"RIFF"
     for voice, status, words in (
         ("af_heart*-1+am_michael", 400, "use a number above 0"),
         ("af_heart*nan", 400, "use a number above 0"),
         ("+".join(["af_heart"] * 9), 400, "use up to 8"),
-        ("+" * 100_000, 400, "use up to 8"),
+        ("+" * 90_000, 400, "use up to 8"),
         ("af_heart+nobody", 404, "no voice 'nobody'"),
         ("af_heart+../../etc/passwd", 404, "no voice '../../etc/passwd'"),
     ):
