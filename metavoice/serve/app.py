@@ -24,11 +24,12 @@ from .. import __version__
 from ..audio.encode import STREAM_MEDIA_TYPES
 from ..core.devices import limit_malloc_arenas
 from ..core.errors import MetaVoiceError, OptionError
+from ..core.sockets import open_sockets
 from ..generate.tts import TTS
 from . import schema
 from .api import SpeechAPI
 from .config import LOOPBACK_HOSTS, ServerConfig
-from .connections import make_protocol, open_sockets
+from .connections import make_protocol
 from .errors import APIError, from_http_exception, from_validation_error
 from .monitoring import capture_stderr, configure_logging, log_event, log_uncaught, logger
 from .security import PUBLIC_PATHS, SecurityMiddleware
@@ -253,7 +254,7 @@ def run_server(
 def _serve(config: ServerConfig) -> int:
     "Serve with the log in place; returns the exit code."
     try:
-        sockets = open_sockets(config)
+        sockets = open_sockets(config.host, config.port)
     except OptionError as e:
         logger.error(str(e))
         return 1
@@ -278,7 +279,7 @@ def start_server(
     ready: bool = True,  # wait until the model is loaded
 ) -> Server:  # `stop()` ends it, `url` is its address
     "Start a server in a thread, for notebooks and tests; raises `OptionError` if it can't listen."
-    sockets = open_sockets(config)
+    sockets = open_sockets(config.host, config.port)
     server = Server(SpeechAPI(config, tts))
     server.thread = threading.Thread(target=server.run, args=(sockets,), name='server', daemon=True)
     server.thread.start()
