@@ -25,7 +25,7 @@ from ..core.errors import OptionError
 from ..core.sockets import open_sockets
 
 # %% auto #0
-__all__ = ['WEB_DIR', 'SHARED_KERNEL', 'APPS', 'DEFAULT_PORT', 'LOOPBACK_HOSTS', 'LOGIN_PAGE', 'make_app_notebook', 'page_url',
+__all__ = ['WEB_DIR', 'SHARED_KERNEL', 'APPS', 'DEFAULT_PORT', 'LOOPBACK_HOSTS', 'make_app_notebook', 'page_url',
            'set_xsrf_cookie', 'voila_config', 'make_server', 'find_device', 'can_share', 'write_kernel_spec',
            'start_model_process', 'check_page_requirements', 'serve_page']
 
