@@ -39,6 +39,7 @@ class TimedProtocol(H11Protocol):
     "uvicorn's HTTP/1.1 with a limit on connections, and deadlines for headers and for clients that don't read."
 
     max_connections, read_timeout, stall = 512, 20.0, 20.0  # connections, and seconds; `make_protocol` sets them
+    last_request = 0.5  # seconds that an idle connection stays open when the server stops
 
     def connection_made(self, transport):
         super().connection_made(transport)
@@ -53,6 +54,12 @@ class TimedProtocol(H11Protocol):
         for timer in self.timers.values():
             timer.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self):
+        if self.cycle is None or self.cycle.response_complete:  # a request may be on its way, and gets status 503
+            self.start_timer('shutdown', self.last_request, super().shutdown)
+        else:
+            super().shutdown()
 
     def start_timer(self, name: str, seconds: float, run: Callable):
         "Call a function after some seconds, unless the timer of this name runs already."
