@@ -231,7 +231,7 @@ class Observers:
 
     def report(self, seconds: float) -> dict:
         "Return the figures."
-        waits, health = sorted(self.waits) or [0.0], sorted(self.health)
+        waits, health = sorted(self.waits) or [0.0], sorted(self.health) or [0.0]
         return dict(
             sentences_per_second=round(len(self.waits) / seconds, 2),
             wait_p50=round(waits[len(waits) // 2], 2),

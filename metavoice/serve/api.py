@@ -68,8 +68,9 @@ class SpeechAPI:
         self,
         config: ServerConfig,
         tts: TTS | None = None,  # None loads the model of the configuration
+        on_loaded: Callable[[], None] | None = None,  # called before the first request is accepted
     ):
-        self.config, self.created = config, int(time.time())
+        self.config, self.created, self.on_loaded = config, int(time.time()), on_loaded
         self.tts = tts or TTS.from_pretrained(
             config.model, device=config.device, dtype=config.dtype, quantise=config.quantise, compile=config.compile,
             engine=config.engine, first_stage_path=config.first_stage_path,
@@ -167,6 +168,8 @@ def load(self: SpeechAPI):
     job = self._make_job(self.tts.segments(["Good morning."], voice, 1), self.options, self.chunk)
     self.speech_service.submit(job)
     job.collect()
+    if self.on_loaded:
+        self.on_loaded()
     if self.status == 'loading':
         self.status = 'ok'
     seconds = round(time.perf_counter() - began, 2)
