@@ -1,8 +1,8 @@
 "The attack on a server: what its parts report, and the command."
 import json
-import time
 
 import pytest
+from helpers import until
 
 pytest.importorskip("fastapi", reason="fastapi isn't installed, which metavoice[serve] needs")
 
@@ -22,7 +22,7 @@ def test_the_recording_is_small_as_a_file_and_large_as_samples():
 
 def test_a_server_that_does_not_answer_loses_requests():
     observers = Observers("http://127.0.0.1:9", callers=1)
-    report = observers.report(observers.watch(lambda: time.sleep(0.5)))
+    report = observers.report(observers.watch(lambda: until(lambda: observers.lost)))
     assert report["lost"] > 0 and any("Connect" in reason for reason in report["reasons"])
 
 
