@@ -68,6 +68,8 @@ ROUTES = [
     Route('/v1/voices', 'list_voices'),
     Route('/v1/voices', 'add_voice', 'POST', (400, 409, 413, 503), options=dict(status_code=201)),
     Route('/v1/voices/{voice_id}', 'delete_voice', 'DELETE', (404, 409)),
+    Route('/v1/audio/voices', 'audio_voices'),
+    Route('/v1/audio/models', 'audio_models'),
     Route('/v1/models', 'models'),
     Route('/v1/models/{model_id}', 'model', errors=(404,)),
     Route('/health', 'health'),
@@ -90,13 +92,15 @@ def add_routes(app: FastAPI, service: SpeechAPI):
         errors = {}
         for status in statuses:
             errors[status] = dict(model=schema.ErrorResponse, description=schema.STATUS_DESCRIPTIONS[status])
+        handler, hidden = getattr(service, route.handler), dict(route.options, include_in_schema=False)
         if route.method == 'GET':
-            app.add_api_route(
-                route.path, getattr(service, route.handler), methods=['HEAD'], include_in_schema=False, **route.options
-            )
+            app.add_api_route(route.path, handler, methods=['HEAD'], **hidden)
+        if route.path.startswith('/v1/'):
+            methods = ['GET', 'HEAD'] if route.method == 'GET' else [route.method]
+            app.add_api_route(route.path.removeprefix('/v1'), handler, methods=methods, **hidden)
         app.add_api_route(
             route.path,
-            getattr(service, route.handler),
+            handler,
             methods=[route.method],
             operation_id=route.handler,
             responses=errors | route.responses,
