@@ -45,7 +45,7 @@ from .service import QueueFull, SpeechService
 from .voice_store import OPENAI_MODELS, VoiceCatalogue, VoiceStore, VoiceTaken
 
 # %% auto #0
-__all__ = ['STATUS_MESSAGES', 'FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'SpeechAPI']
+__all__ = ['STATUS_MESSAGES', 'FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'SpeechAPI', 'TooManyWords']
 
 # %% ../../nbs/serve/12_api.ipynb #7a424cc7
 MOST_WORDS = 5  # characters in words for each character that a text may have
@@ -213,6 +213,10 @@ def check_model(
         raise APIError(404, message, 'model_not_found', 'model')
 
 
+class TooManyWords(TextError):
+    "The numbers and signs of a text become too many words."
+
+
 @patch
 def check_text(self: SpeechAPI, text: str) -> str:
     "Return a text within the limit; raises `TextError`."
@@ -229,11 +233,18 @@ def check_text(self: SpeechAPI, text: str) -> str:
 @patch
 def split_text(self: SpeechAPI, text: str, voice: Voice, seed: int | None, options: SpeechOptions) -> list:
     "Return the segments of a text; raises `TextError`, also if its numbers and signs become too many words."
-    segments, limit = self.tts.segments([text], voice, seed, options), MOST_WORDS * self.config.max_text
-    spoken = sum(len(segment.text) for segment in segments)
-    if spoken > limit:
-        raise TextError(f"the text has {spoken} characters in words; up to {limit} can be spoken, so send it in parts")
+    segments = self.tts.segments([text], voice, seed, options)
+    self.check_spoken(sum(len(segment.text) for segment in segments))
     return segments
+
+
+@patch
+def check_spoken(self: SpeechAPI, spoken: int):
+    "Raise `TooManyWords` for too many characters in words."
+    limit = MOST_WORDS * self.config.max_text
+    if spoken > limit:
+        message = f"the text has {spoken} characters in words; up to {limit} can be spoken, so send it in parts"
+        raise TooManyWords(message)
 
 # %% ../../nbs/serve/12_api.ipynb #a366e608
 @patch

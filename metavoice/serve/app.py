@@ -215,6 +215,13 @@ class Server(uvicorn.Server):
             )
         )
 
+    @staticmethod
+    def open_sockets(config: ServerConfig) -> list:
+        "Listen; raises `OptionError` for an address that can't be used."
+        if config.wyoming is not None:
+            raise OptionError("this server speaks HTTP only; serve.wyoming has the one that speaks Wyoming too")
+        return open_sockets(config)
+
     def stop(self):
         "Finish running requests, and refuse others."
         self.service.stop()
@@ -245,19 +252,20 @@ class Server(uvicorn.Server):
 # %% ../../nbs/serve/14_app.ipynb #12a4b62d
 def run_server(
     config: ServerConfig,
+    server_class: type[Server] = Server,
 ) -> int:  # exit code: 1 if the address can't be used, 2 if the model can't be loaded
     "Serve until a signal arrives; errors are in the log."
     limit_malloc_arenas()
     with capture_stderr() as stream:
         configure_logging(stream, config.log_text)
         log_uncaught()
-        return _serve(config)
+        return _serve(config, server_class)
 
 
-def _serve(config: ServerConfig) -> int:
+def _serve(config: ServerConfig, server_class: type[Server]) -> int:
     "Serve with the log in place; returns the exit code."
     try:
-        sockets = open_sockets(config)
+        sockets = server_class.open_sockets(config)
     except OptionError as e:
         logger.error(str(e))
         return 1
@@ -268,7 +276,7 @@ def _serve(config: ServerConfig) -> int:
         return 2
     if config.host not in LOOPBACK_HOSTS and not config.api_keys:
         logger.warning("the server listens on a network without API keys; set METAVOICE_API_KEYS")
-    Server(service).run(sockets)
+    server_class(service).run(sockets)
     code = 0 if service.failure is None else 2
     if service.loader.is_alive():  # stopped while it was loading, which nothing can interrupt
         logging.shutdown()
@@ -280,10 +288,11 @@ def start_server(
     config: ServerConfig,
     tts: TTS | None = None,  # None loads the model of the configuration
     ready: bool = True,  # wait until the model is loaded
+    server_class: type[Server] = Server,
 ) -> Server:  # `stop()` ends it, `url` is its address
     "Start a server in a thread, for notebooks and tests; raises `OptionError` if it can't listen."
-    sockets = open_sockets(config)
-    server = Server(SpeechAPI(config, tts))
+    sockets = server_class.open_sockets(config)
+    server = server_class(SpeechAPI(config, tts))
     server.thread = threading.Thread(target=server.run, args=(sockets,), name='server', daemon=True)
     server.thread.start()
     while not server.started or (ready and server.service.status == 'loading'):

@@ -124,9 +124,12 @@ def make_protocol(config: ServerConfig) -> type[TimedProtocol]:
     return type('ConfiguredProtocol', (TimedProtocol,), limits)
 
 # %% ../../nbs/serve/13_connections.ipynb #8f86a40e
-def open_sockets(config: ServerConfig) -> list[socket.socket]:
+def open_sockets(
+    config: ServerConfig,
+    setting: str = 'port',  # field of the configuration with the port
+) -> list[socket.socket]:
     "Listen on all addresses of the host; raises `OptionError` for a port in use and for an address that isn't local."
-    opened, port = [], config.port
+    opened, port = [], getattr(config, setting)
     try:
         found = socket.getaddrinfo(config.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, _, _, _, address in dict.fromkeys(found):
@@ -136,6 +139,6 @@ def open_sockets(config: ServerConfig) -> list[socket.socket]:
         for one in opened:
             one.close()
         reason = e.strerror or type(e).__name__
-        where = f"{config.host}:{config.port}"
-        raise OptionError(f"can't listen on {where}: {reason}; choose another with --port") from None
+        where = f"{config.host}:{getattr(config, setting)}"
+        raise OptionError(f"can't listen on {where}: {reason}; choose another with --{setting}") from None
     return opened
