@@ -45,9 +45,13 @@ from .service import QueueFull, SpeechService
 from .voice_store import OPENAI_MODELS, VoiceCatalogue, VoiceStore, VoiceTaken
 
 # %% auto #0
-__all__ = ['STATUS_MESSAGES', 'FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'SpeechAPI', 'TooManyWords']
+__all__ = ['STATUS_MESSAGES', 'FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'SpeechAPI']
 
 # %% ../../nbs/serve/12_api.ipynb #7a424cc7
+class TooManyWords(TextError):
+    "The numbers and signs of a text become too many words."
+
+
 MOST_WORDS = 5  # characters in words for each character that a text may have
 
 LANGUAGE_CODES = dict(a='american', b='british')  # Kokoro's codes → accent
@@ -211,10 +215,6 @@ def check_model(
         others = ', '.join(sorted(self.model_names - {self.name}))
         message = f"there is no model {model[:80]!r}; this server has {self.name!r}, which answers to {others} too"
         raise APIError(404, message, 'model_not_found', 'model')
-
-
-class TooManyWords(TextError):
-    "The numbers and signs of a text become too many words."
 
 
 @patch

@@ -33,7 +33,7 @@ from .security import DISCONNECTED
 from metavoice.serve.wyoming_protocol import (
     HEADER_BYTES,
     WyomingRequest,
-    find_wyoming_voice,
+    pick_voice,
     make_info,
     make_request,
     max_event_bytes,
@@ -173,7 +173,7 @@ async def speak(self: WyomingConnection, request: WyomingRequest):
 async def _speak_text(self: WyomingConnection, request: WyomingRequest):
     "Speak a text, and send the events around its audio."
     api, stream = self.api, request.stream
-    voice = await api.run_in_reader(find_wyoming_voice, api, request.voice, request.language)
+    voice = await api.run_in_reader(pick_voice, api, request.voice, request.language)
     options = api.make_options()
     while (piece := await stream.take(api.run_in_reader)) is not None:
         text, pause = piece

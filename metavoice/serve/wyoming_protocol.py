@@ -27,8 +27,8 @@ from .voice_store import UnknownVoice
 from ..text.split import BLANK_LINE, PAUSES, pause_after, sentence_breaks
 
 # %% auto #0
-__all__ = ['HEADER_BYTES', 'ProtocolError', 'max_event_bytes', 'read_event', 'voice_language', 'make_info', 'find_wyoming_voice',
-           'find_piece', 'TextStream', 'piece_pause', 'WyomingRequest', 'text_field', 'make_request']
+__all__ = ['HEADER_BYTES', 'ProtocolError', 'max_event_bytes', 'read_event', 'make_info', 'pick_voice', 'find_piece',
+           'TextStream', 'piece_pause', 'WyomingRequest', 'text_field', 'make_request']
 
 # %% ../../nbs/serve/15_wyoming_protocol.ipynb #87a92734
 HEADER_BYTES = 65_536  # of the line of an event; asyncio's limit, which the package has too
@@ -124,7 +124,7 @@ def make_info(api: SpeechAPI) -> Info:
     return Info(tts=[TtsProgram('metavoice', PROJECT, True, about, __version__, voices, True)])
 
 # %% ../../nbs/serve/15_wyoming_protocol.ipynb #8644f000
-def find_wyoming_voice(
+def pick_voice(
     api: SpeechAPI,
     name: str | None,
     language: str | None,  # used without a name: the first voice that speaks it
