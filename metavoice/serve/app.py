@@ -24,11 +24,12 @@ from .. import __version__
 from ..audio.encode import STREAM_MEDIA_TYPES
 from ..core.devices import limit_malloc_arenas
 from ..core.errors import MetaVoiceError, OptionError
+from ..core.sockets import open_sockets
 from ..generate.tts import TTS
 from . import schema
 from .api import SpeechAPI
 from .config import LOOPBACK_HOSTS, ServerConfig
-from .connections import make_protocol, open_sockets
+from .connections import make_protocol
 from .errors import APIError, from_http_exception, from_validation_error
 from .monitoring import capture_stderr, configure_logging, log_event, log_uncaught, logger
 from .security import PUBLIC_PATHS, SecurityMiddleware
@@ -220,7 +221,7 @@ class Server(uvicorn.Server):
         "Listen; raises `OptionError` for an address that can't be used."
         if config.wyoming is not None:
             raise OptionError("this server speaks HTTP only; serve.wyoming has the one that speaks Wyoming too")
-        return open_sockets(config)
+        return open_sockets(config.host, config.port)
 
     def stop(self):
         "Finish running requests, and refuse others."

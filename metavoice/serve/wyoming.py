@@ -20,11 +20,11 @@ from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, Synthesize
 
 from ..audio.encode import StreamEncoder
 from ..core.errors import MetaVoiceError, OptionError, TextError
+from ..core.sockets import open_sockets
 from ..generate.options import SpeechOptions
 from .api import SpeechAPI, TooManyWords
 from .app import Server
 from .config import ServerConfig
-from .connections import open_sockets
 from .errors import APIError
 from .job import Disconnected
 from .monitoring import log_event, logger
@@ -233,9 +233,9 @@ class WyomingServer(Server):
     @staticmethod
     def open_sockets(config: ServerConfig) -> list:
         "Listen on both ports; raises `OptionError` for an address that can't be used."
-        opened = open_sockets(config)
+        opened = open_sockets(config.host, config.port)
         try:
-            return opened + open_sockets(config, 'wyoming')
+            return opened + open_sockets(config.host, config.wyoming, '--wyoming')
         except OptionError:
             for one in opened:
                 one.close()

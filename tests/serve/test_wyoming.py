@@ -380,7 +380,7 @@ def test_no_wyoming_beside_api_keys_on_a_network(host, keys, allowed):
 
 def test_a_port_in_use(wyoming, tmp_path):
     taken = ServerConfig(port=0, wyoming=wyoming.wyoming_address[1], voices=str(tmp_path))
-    with pytest.raises(OptionError, match="in use.*choose another with --wyoming"):
+    with pytest.raises(OptionError, match="in use.*choose another --wyoming or --host"):
         start_server(taken, wyoming.service.tts, server_class=WyomingServer)
 
 
