@@ -19,7 +19,7 @@ from wyoming.ping import Ping, Pong
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeStopped
 
 from ..audio.encode import StreamEncoder
-from ..core.errors import MetaVoiceError, OptionError, TextError
+from ..core.errors import OptionError, TextError
 from ..core.sockets import open_sockets
 from ..generate.options import SpeechOptions
 from .api import SpeechAPI, TooManyWords
@@ -53,7 +53,7 @@ class WyomingConnection:
 
     def __init__(self, api: SpeechAPI, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
         self.api, self.config, self.reader, self.writer = api, api.config, reader, writer
-        self.request, self.speaking, self.job = None, None, None  # the second is a task
+        self.request, self.speaking = None, None  # a `WyomingRequest`, and the task that speaks it
         self.closing, self.gone, self.lock = False, False, asyncio.Lock()
 
     async def send(self, event: Eventable):
@@ -73,12 +73,10 @@ class WyomingConnection:
         try:
             while (event := await self.next_event()) is not None:
                 await self.handle(event)
-        except Disconnected:
-            pass
-        except MetaVoiceError as e:
-            await self.send_error(e)
-        except OSError:
+        except (Disconnected, OSError):
             self.gone = True
+        except Exception as e:
+            await self.send_error(e)
         finally:
             await self.end()
 
@@ -101,13 +99,14 @@ class WyomingConnection:
                 reading.exception()  # which asyncio would log
 
     async def handle(self, event: Event):
-        "Answer an event; raises `MetaVoiceError`."
+        "Answer an event; raises `OptionError` for a wrong one."
         kind, request = event.type, self.request
         is_open = request is not None and not request.stream.complete
         if Describe.is_type(kind):
             await self.send(await self.api.run_in_reader(make_info, self.api))
         elif Ping.is_type(kind):
-            await self.send(Pong(text_field(event.data, 'text')))
+            text = text_field(event.data, 'text', '')
+            await self.send(Pong(text.encode('utf-8', 'replace').decode()))  # a lone surrogate can't be sent
         elif SynthesizeChunk.is_type(kind) and is_open:
             request.stream.add(text_field(event.data, 'text', ''))
         elif SynthesizeStop.is_type(kind) and is_open:

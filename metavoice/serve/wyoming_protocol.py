@@ -18,7 +18,7 @@ from wyoming.tts import SynthesizeStart
 
 from .. import __version__
 from ..bundle.load import Bundle
-from ..core.errors import MetaVoiceError, OptionError, TextError
+from ..core.errors import OptionError, TextError
 from ..generate.voice import Voice
 from .api import SpeechAPI
 from .config import ServerConfig
@@ -34,7 +34,7 @@ __all__ = ['HEADER_BYTES', 'ProtocolError', 'max_event_bytes', 'read_event', 'ma
 HEADER_BYTES = 65_536  # of the line of an event; asyncio's limit, which the package has too
 
 
-class ProtocolError(MetaVoiceError):
+class ProtocolError(OptionError):
     "The bytes of a client aren't a Wyoming event within the limits."
 
 
@@ -164,11 +164,10 @@ class TextStream:
         self.complete, self.searched, self.changed = False, 0, asyncio.Event()
 
     def add(self, text: str):
-        "Append a piece; raises `TextError` for too long a text."
+        "Append a piece; a text that is too long is complete, and none of the rest is kept."
         self.received += len(text)
-        if self.received > self.limit:
-            raise TextError(f"the text has more than {self.limit} characters; send up to {self.limit} at a time")
-        self.text += text
+        self.complete = self.received > self.limit
+        self.text += '' if self.complete else text
         self.changed.set()
 
     def finish(self):
@@ -180,7 +179,7 @@ class TextStream:
         self,
         run,  # coroutine function that runs a function in a thread
     ) -> tuple[str, float] | None:  # text and the seconds of silence after it; None at the end
-        "Wait for sentences to be spoken; raises `DeadlineExceeded`."
+        "Wait for sentences to be spoken; raises `DeadlineExceeded`, and `TextError` for too long a text."
         while not self.complete:
             self.changed.clear()
             if len(self.text) - self.searched >= LOOKAHEAD:
@@ -193,6 +192,8 @@ class TextStream:
                 await asyncio.wait_for(self.changed.wait(), max(0.0, self.deadline - time.monotonic()))
             except asyncio.TimeoutError:
                 raise DeadlineExceeded(TIMEOUT_MESSAGE) from None
+        if self.received > self.limit:
+            raise TextError(f"the text has more than {self.limit} characters; send up to {self.limit} at a time")
         piece, self.text = self.text, ''
         return (piece, 0.0) if piece.strip() else None
 
