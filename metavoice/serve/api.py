@@ -34,23 +34,29 @@ from ..generate.options import SpeechOptions, load_lexicon
 from ..generate.tts import TTS
 from ..generate.voice import Voice
 from . import schema
-from .config import ServerConfig
+from .config import ServerConfig, parse_voice_names
 from .errors import APIError
 from .fetch import read_upload
 from .job import SpeechJob
 from .monitoring import Metrics, log_event
-from .response import SpeechResponse
+from .response import SpeechResponse, make_waker
 from .schema import SAMPLING_FIELDS, TEXT_FIELDS, SpeechRequest, VoiceReference, describe_option
 from .service import QueueFull, SpeechService
-from .voice_store import UnknownVoice, VoiceStore, VoiceTaken
+from .voice_store import OPENAI_MODELS, VoiceCatalogue, VoiceStore, VoiceTaken
 
 # %% auto #0
 __all__ = ['STATUS_MESSAGES', 'FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'SpeechAPI']
 
 # %% ../../nbs/serve/12_api.ipynb #7a424cc7
+class TooManyWords(TextError):
+    "The numbers and signs of a text become too many words."
+
+
 LONG_TEXT = 500  # characters of a text that waits for other long texts
 
 MOST_WORDS = 5  # characters in words for each character that a text may have
+
+LANGUAGE_CODES = dict(a='american', b='british')  # Kokoro's codes → accent
 
 UPLOAD_SAMPLES = 30_000_000  # of all channels of a recording: 120 s at 48 kHz in five channels
 
@@ -83,6 +89,8 @@ class SpeechAPI:
         self.allowed_urls = tuple(map(AllowedURL.parse, config.fetch_from))
         self.limits = AudioLimits(config.max_seconds, config.max_channels, samples=UPLOAD_SAMPLES)
         self.model_voices, self.num_uploads = {}, 0
+        self.catalogue = VoiceCatalogue(self.store, self.model_voices, parse_voice_names(config.voice_names))
+        self.model_names = {self.name, *OPENAI_MODELS, *config.model_names}
         self.lexicon = load_lexicon(config.lexicon)
         self.options = self.make_options()
         self.readers, self.long_texts = ThreadPoolExecutor(2, 'reader'), ThreadPoolExecutor(1, 'long text')
@@ -159,7 +167,7 @@ def load(self: SpeechAPI):
     self.tts.load_parts(self.options)
     rows = config.max_batch or self.pick_max_batch()
     self.tts.make_ready(self.options, rows, self.log_compilation, config.groups)
-    self.model_voices = {name: self.tts.voice(name) for name in self.tts.bundle.voices}
+    self.model_voices.update({name: self.tts.voice(name) for name in self.tts.bundle.voices})
     self.speech_service = SpeechService(
         self.tts, rows, config.queue, config.decode_workers, config.groups,
         self.metrics.rows.observe,
@@ -209,12 +217,15 @@ def check_ready(self: SpeechAPI):
 
 
 @patch
-def check_model(self: SpeechAPI, model: str):
+def check_model(
+    self: SpeechAPI,
+    model: str | None,  # None for the one of this server
+):
     "Raise `APIError` for a model that isn't served."
-    if model != self.name:
-        raise APIError(
-            404, f"there is no model {model[:80]!r}; this server has {self.name!r}", 'model_not_found', 'model'
-        )
+    if model is not None and model not in self.model_names:
+        others = ', '.join(sorted(self.model_names - {self.name}))
+        message = f"there is no model {model[:80]!r}; this server has {self.name!r}, which answers to {others} too"
+        raise APIError(404, message, 'model_not_found', 'model')
 
 
 @patch
@@ -233,26 +244,20 @@ def check_text(self: SpeechAPI, text: str) -> str:
 @patch
 def split_text(self: SpeechAPI, text: str, voice: Voice, seed: int | None, options: SpeechOptions) -> list:
     "Return the segments of a text; raises `TextError`, also if its numbers and signs become too many words."
-    segments, limit = self.tts.segments([text], voice, seed, options), MOST_WORDS * self.config.max_text
-    spoken = sum(len(segment.text) for segment in segments)
-    if spoken > limit:
-        raise TextError(f"the text has {spoken} characters in words; up to {limit} can be spoken, so send it in parts")
+    segments = self.tts.segments([text], voice, seed, options)
+    self.check_spoken(sum(len(segment.text) for segment in segments))
     return segments
 
-# %% ../../nbs/serve/12_api.ipynb #a366e608
+
 @patch
-def find_voice(
-    self: SpeechAPI,
-    key: str | None,  # a voice of the model, or the id or name of a registered one; None for the model's first
-) -> Voice:
-    "Return a voice; raises `UnknownVoice`."
-    if key is None:
-        if not self.model_voices:
-            raise UnknownVoice(f"model {self.name!r} has no voice of its own; name a registered one")
-        return next(iter(self.model_voices.values()))
-    return self.model_voices[key] if key in self.model_voices else self.store.get(key)
+def check_spoken(self: SpeechAPI, spoken: int):
+    "Raise `TooManyWords` for too many characters in words."
+    limit = MOST_WORDS * self.config.max_text
+    if spoken > limit:
+        message = f"the text has {spoken} characters in words; up to {limit} can be spoken, so send it in parts"
+        raise TooManyWords(message)
 
-
+# %% ../../nbs/serve/12_api.ipynb #a366e608
 @patch
 def embed_recording(self: SpeechAPI, data: bytes, name: str | None) -> Voice:
     "Return the voice of an untrusted recording; raises `AudioError`."
@@ -288,15 +293,8 @@ async def start_speech(
     sse: bool = False,  # server-sent events
 ) -> SpeechResponse:
     "Return the response with the speech of a text."
-    loop, ready, about = asyncio.get_running_loop(), asyncio.Event(), request.state.about
+    ready, about = asyncio.Event(), request.state.about
     segments = await self.split_in_turn(text, voice, seed, options)
-
-    def on_ready():
-        try:
-            loop.call_soon_threadsafe(ready.set)
-        except RuntimeError:  # the loop is closed, so the request has ended
-            pass
-
     deterministic = seed is not None
     encoder = StreamEncoder(format, 48_000 if options.denoise else self.tts.bundle.codec.sample_rate)
     job = self._make_job(
@@ -306,7 +304,7 @@ async def start_speech(
         deterministic=deterministic,
         encoder=encoder,
         deadline=time.monotonic() + self.config.timeout,
-        on_ready=on_ready,
+        on_ready=make_waker(ready),
     )
     log_text = text if self.config.log_text else None
     about.update(format=format, characters=len(text), segments=len(segments), text=log_text)
@@ -323,12 +321,13 @@ async def speech(self: SpeechAPI, request: Request, body: SpeechRequest):
         raise APIError(
             400, f"speed is {body.speed!r}; use 1, because time stretching degrades the audio", 'option', 'speed'
         )
-    if body.instructions:
-        raise APIError(400, "instructions aren't supported by this model; leave them out", 'option', 'instructions')
     text = self.check_text(body.input)
     key = body.voice.id if isinstance(body.voice, VoiceReference) else body.voice
-    voice = await self.run_in_reader(self.find_voice, key)
-    options = self.make_options(**{name: getattr(body, name) for name in (*SAMPLING_FIELDS, *TEXT_FIELDS)})
+    voice = await self.run_in_reader(self.catalogue.find, key)
+    asked = {name: getattr(body, name) for name in (*SAMPLING_FIELDS, *TEXT_FIELDS)}
+    if body.lang_code and asked['accent'] is None and self.tts.bundle.tokeniser.accents:
+        asked['accent'] = LANGUAGE_CODES[body.lang_code]
+    options = self.make_options(**asked)
     return await self.start_speech(
         request, text, voice, options, body.response_format, body.seed, sse=body.stream_format == 'sse'
     )
@@ -374,7 +373,7 @@ async def tts_form(
     elif has_url:
         voice = await self.voice_from_url(speaker_ref_path)
     else:
-        voice = await self.run_in_reader(self.find_voice, speaker_ref_path or None)
+        voice = await self.run_in_reader(self.catalogue.find, speaker_ref_path or None)
     return await self.start_speech(request, text, voice, options, 'wav', whole=True)
 
 # %% ../../nbs/serve/12_api.ipynb #025bea4e
@@ -407,6 +406,13 @@ async def list_voices(self: SpeechAPI) -> schema.VoiceListResponse:
 
 
 @patch
+async def audio_voices(self: SpeechAPI) -> schema.AudioVoiceListResponse:
+    "Return the voices in the form that open-webui and clients of Kokoro-FastAPI read."
+    voices = (await self.list_voices()).data
+    return schema.AudioVoiceListResponse(voices=[schema.AudioVoiceResponse(id=o.id, name=o.name) for o in voices])
+
+
+@patch
 async def delete_voice(self: SpeechAPI, voice_id: str) -> schema.VoiceDeletedResponse:
     "Delete a registered voice, by its id or name."
     if voice_id in self.tts.bundle.voices:
@@ -419,6 +425,12 @@ async def models(self: SpeechAPI) -> schema.ModelListResponse:
     "Return the model of this server."
     model = schema.ModelResponse(id=self.name, created=self.created, owned_by='metavoice')
     return schema.ModelListResponse(data=[model])
+
+
+@patch
+async def audio_models(self: SpeechAPI) -> schema.AudioModelListResponse:
+    "Return the model of this server in the form that open-webui reads."
+    return schema.AudioModelListResponse(models=(await self.models()).data)
 
 
 @patch
