@@ -35,21 +35,29 @@ from ..generate.options import SpeechOptions, load_lexicon
 from ..generate.tts import TTS
 from ..generate.voice import recording_key, speech_origin
 from . import schema
-from .config import ServerConfig
+from .config import ServerConfig, parse_voice_names
 from .errors import APIError
 from .fetch import read_upload
 from .job import SpeechJob
 from .monitoring import Metrics, log_event
-from .response import SpeechResponse
+from .response import SpeechResponse, make_waker
 from .schema import SAMPLING_FIELDS, TEXT_FIELDS, SpeechRequest, VoiceReference, describe_option
 from .service import QueueFull, SpeechService
-from .voice_store import ServedVoices
+from .voice_store import OPENAI_MODELS, VoiceCatalogue
 
 # %% auto #0
 __all__ = ['FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'VoiceConsent', 'SpeechAPI']
 
 # %% ../../nbs/serve/12_api.ipynb #7a424cc7
+class TooManyWords(TextError):
+    "The numbers and signs of a text become too many words."
+
+
+LONG_TEXT = 500  # characters of a text that waits for other long texts
+
 MOST_WORDS = 5  # characters in words for each character that a text may have
+
+LANGUAGE_CODES = dict(a='american', b='british')  # Kokoro's codes → accent
 
 UPLOAD_SAMPLES = 30_000_000  # of all channels of a recording: 120 s at 48 kHz in five channels
 
@@ -67,8 +75,9 @@ class SpeechAPI:
         self,
         config: ServerConfig,
         tts: TTS | None = None,  # None loads the model of the configuration
+        on_loaded: Callable[[], None] | None = None,  # called before the first request is accepted
     ):
-        self.config, self.created = config, int(time.time())
+        self.config, self.created, self.on_loaded = config, int(time.time()), on_loaded
         self.tts = tts or TTS.from_pretrained(
             config.model, device=config.device, dtype=config.dtype, quantise=config.quantise, compile=config.compile,
             engine=config.engine, first_stage_path=config.first_stage_path,
@@ -78,13 +87,15 @@ class SpeechAPI:
         self.status, self.failure, self.loader = 'loading', None, None  # the last one is a thread, from the app
         self.store = VoiceStore(config.voices or voices_dir(), config.max_voices, bundle.voices)
         self.store.make_folder()
-        self.voices = ServedVoices(self.tts, self.store)
         self.allowed_urls = tuple(map(AllowedURL.parse, config.fetch_from))
         self.limits = AudioLimits(config.max_seconds, config.max_channels, samples=UPLOAD_SAMPLES)
-        self.num_uploads = 0
+        self.model_voices, self.num_uploads = {}, 0
+        self.catalogue = VoiceCatalogue(self.store, self.model_voices, parse_voice_names(config.voice_names), bundle)
+        self.model_names = {self.name, *OPENAI_MODELS, *config.model_names}
         self.lexicon = load_lexicon(config.lexicon)
         self.options = self.make_options()
-        self.readers, self.uploads = ThreadPoolExecutor(2, 'reader'), ThreadPoolExecutor(1, 'upload', give_way)
+        self.readers, self.long_texts = ThreadPoolExecutor(2, 'reader'), ThreadPoolExecutor(1, 'long text')
+        self.uploads = ThreadPoolExecutor(1, 'upload', give_way)
         self.metrics.jobs.set_function(self.num_jobs)
         self.metrics.voices.set_function(lambda: len(self.store.list()))
 
@@ -93,11 +104,6 @@ class SpeechAPI:
         config, asked = self.config, {name: value for name, value in asked.items() if value is not None}
         options = SpeechOptions(vocoder=config.vocoder, denoise=config.denoise, lexicon=self.lexicon, **asked)
         return options.resolve(self.tts.bundle)
-
-    @property
-    def model_voices(self) -> dict:  # name → `Voice`
-        "The voices of the model, once it is loaded."
-        return self.voices.own
 
     def num_jobs(self) -> int:
         "Return the number of requests that are running or waiting."
@@ -111,6 +117,11 @@ class SpeechAPI:
     async def run_in_reader(self, function, *args):
         "Run a function in a reader thread."
         return await asyncio.get_running_loop().run_in_executor(self.readers, function, *args)
+
+    async def split_in_turn(self, text: str, *args) -> list:
+        "Run `split_text` in a reader thread, or in the thread for long texts."
+        pool = self.readers if len(text) <= LONG_TEXT else self.long_texts
+        return await asyncio.get_running_loop().run_in_executor(pool, self.split_text, text, *args)
 
     def check_uploads(self):
         "Raise `QueueFull` if too many recordings are being read."
@@ -144,7 +155,7 @@ class SpeechAPI:
         self.status = 'stopping'
         if self.speech_service:
             self.speech_service.close()
-        for pool in (self.readers, self.uploads):
+        for pool in (self.readers, self.long_texts, self.uploads):
             pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../../nbs/serve/12_api.ipynb #20620bac
@@ -157,15 +168,17 @@ def load(self: SpeechAPI):
     self.tts.load_parts(self.options)
     rows = config.max_batch or self.pick_max_batch()
     self.tts.make_ready(self.options, rows, self.log_compilation, config.groups)
-    self.voices.load()
+    self.model_voices.update({name: self.tts.voice(name) for name in self.tts.bundle.voices})
     self.speech_service = SpeechService(
         self.tts, rows, config.queue, config.decode_workers, config.groups,
         self.metrics.rows.observe,
     )
-    voice = next(iter(self.voices.own.values()), Voice(torch.zeros(256)))
+    voice = next(iter(self.model_voices.values()), Voice(torch.zeros(256)))
     job = self._make_job(self.tts.segments(["Good morning."], voice, 1), self.options, self.chunk)
     self.speech_service.submit(job)
     job.collect()
+    if self.on_loaded:
+        self.on_loaded()
     if self.status == 'loading':
         self.status = 'ok'
     seconds = round(time.perf_counter() - began, 2)
@@ -205,12 +218,15 @@ def check_ready(self: SpeechAPI):
 
 
 @patch
-def check_model(self: SpeechAPI, model: str):
+def check_model(
+    self: SpeechAPI,
+    model: str | None,  # None for the one of this server
+):
     "Raise `APIError` for a model that isn't served."
-    if model != self.name:
-        raise APIError(
-            404, f"there is no model {model[:80]!r}; this server has {self.name!r}", 'model_not_found', 'model'
-        )
+    if model is not None and model not in self.model_names:
+        others = ', '.join(sorted(self.model_names - {self.name}))
+        message = f"there is no model {model[:80]!r}; this server has {self.name!r}, which answers to {others} too"
+        raise APIError(404, message, 'model_not_found', 'model')
 
 
 @patch
@@ -229,22 +245,20 @@ def check_text(self: SpeechAPI, text: str) -> str:
 @patch
 def split_text(self: SpeechAPI, text: str, voice: Voice, seed: int | None, options: SpeechOptions) -> list:
     "Return the segments of a text; raises `TextError`, also if its numbers and signs become too many words."
-    segments, limit = self.tts.segments([text], voice, seed, options), MOST_WORDS * self.config.max_text
-    spoken = sum(len(segment.text) for segment in segments)
-    if spoken > limit:
-        raise TextError(f"the text has {spoken} characters in words; up to {limit} can be spoken, so send it in parts")
+    segments = self.tts.segments([text], voice, seed, options)
+    self.check_spoken(sum(len(segment.text) for segment in segments))
     return segments
 
-# %% ../../nbs/serve/12_api.ipynb #a366e608
+
 @patch
-def find_voice(
-    self: SpeechAPI,
-    key: str | None,  # a voice of the model, the id or name of a registered one, or a blend; None: the model's first
-) -> Voice:
-    "Return a voice; raises what `ServedVoices.find` raises."
-    return self.voices.find(key)
+def check_spoken(self: SpeechAPI, spoken: int):
+    "Raise `TooManyWords` for too many characters in words."
+    limit = MOST_WORDS * self.config.max_text
+    if spoken > limit:
+        message = f"the text has {spoken} characters in words; up to {limit} can be spoken, so send it in parts"
+        raise TooManyWords(message)
 
-
+# %% ../../nbs/serve/12_api.ipynb #a366e608
 @patch
 def embed_recording(self: SpeechAPI, data: bytes, name: str | None) -> Voice:
     "Return the voice of an untrusted recording; raises `AudioError`."
@@ -281,15 +295,8 @@ async def start_speech(
     sse: bool = False,  # server-sent events
 ) -> SpeechResponse:
     "Return the response with the speech of a text."
-    loop, ready, about = asyncio.get_running_loop(), asyncio.Event(), request.state.about
-    segments = await self.run_in_reader(self.split_text, text, voice, seed, options)
-
-    def on_ready():
-        try:
-            loop.call_soon_threadsafe(ready.set)
-        except RuntimeError:  # the loop is closed, so the request has ended
-            pass
-
+    ready, about = asyncio.Event(), request.state.about
+    segments = await self.split_in_turn(text, voice, seed, options)
     deterministic = seed is not None
     rate = 48_000 if options.denoise else self.tts.bundle.codec.sample_rate
     encoder = StreamEncoder(format, rate, origin=speech_origin(self.tts.bundle, voice))
@@ -300,7 +307,7 @@ async def start_speech(
         deterministic=deterministic,
         encoder=encoder,
         deadline=time.monotonic() + self.config.timeout,
-        on_ready=on_ready,
+        on_ready=make_waker(ready),
     )
     log_text = text if self.config.log_text else None
     about.update(format=format, characters=len(text), segments=len(segments), text=log_text)
@@ -317,12 +324,13 @@ async def speech(self: SpeechAPI, request: Request, body: SpeechRequest):
         raise APIError(
             400, f"speed is {body.speed!r}; use 1, because time stretching degrades the audio", 'option', 'speed'
         )
-    if body.instructions:
-        raise APIError(400, "instructions aren't supported by this model; leave them out", 'option', 'instructions')
     text = self.check_text(body.input)
     key = body.voice.id if isinstance(body.voice, VoiceReference) else body.voice
-    voice = await self.run_in_reader(self.find_voice, key)
-    options = self.make_options(**{name: getattr(body, name) for name in (*SAMPLING_FIELDS, *TEXT_FIELDS)})
+    voice = await self.run_in_reader(self.catalogue.find, key)
+    asked = {name: getattr(body, name) for name in (*SAMPLING_FIELDS, *TEXT_FIELDS)}
+    if body.lang_code and asked['accent'] is None and self.tts.bundle.tokeniser.accents:
+        asked['accent'] = LANGUAGE_CODES[body.lang_code]
+    options = self.make_options(**asked)
     return await self.start_speech(
         request, text, voice, options, body.response_format, body.seed, sse=body.stream_format == 'sse'
     )
@@ -363,13 +371,13 @@ async def tts_form(
     options = self.make_options(guidance=guidance, top_p=top_p)
     has_url = re.match(r'[A-Za-z][A-Za-z0-9+.-]*://', speaker_ref_path or '')
     if audiodata or has_url:  # the text is checked before the recording, which is more work
-        await self.run_in_reader(self.split_text, text, Voice(torch.zeros(256)), 0, options)
+        await self.split_in_turn(text, Voice(torch.zeros(256)), 0, options)
     if audiodata:
         voice = await self.voice_from_upload(audiodata)
     elif has_url:
         voice = await self.voice_from_url(speaker_ref_path)
     else:
-        voice = await self.run_in_reader(self.find_voice, speaker_ref_path or None)
+        voice = await self.run_in_reader(self.catalogue.find, speaker_ref_path or None)
     return await self.start_speech(request, text, voice, options, 'wav', whole=True)
 
 # %% ../../nbs/serve/12_api.ipynb #025bea4e
@@ -415,12 +423,16 @@ async def list_voices(self: SpeechAPI) -> schema.VoiceListResponse:
     "Return the voices of the model and the registered ones."
     stored = await self.run_in_reader(self.store.list)
     registered = [schema.VoiceResponse.from_stored(voice) for voice in stored]
-    accents = self.tts.bundle.voice_accents
-    own = [
-        schema.VoiceResponse(id=name, name=name, owned_by='model', accent=accents.get(name))
-        for name in self.tts.bundle.voices
-    ]
+    bundle = self.tts.bundle
+    own = [schema.VoiceResponse.from_model(name, bundle.voice_accents.get(name)) for name in bundle.voices]
     return schema.VoiceListResponse(data=own + registered)
+
+
+@patch
+async def audio_voices(self: SpeechAPI) -> schema.AudioVoiceListResponse:
+    "Return the voices in the form that open-webui and clients of Kokoro-FastAPI read."
+    voices = (await self.list_voices()).data
+    return schema.AudioVoiceListResponse(voices=[schema.AudioVoiceResponse(id=o.id, name=o.name) for o in voices])
 
 
 @patch
@@ -436,6 +448,12 @@ async def models(self: SpeechAPI) -> schema.ModelListResponse:
     "Return the model of this server."
     model = schema.ModelResponse(id=self.name, created=self.created, owned_by='metavoice')
     return schema.ModelListResponse(data=[model])
+
+
+@patch
+async def audio_models(self: SpeechAPI) -> schema.AudioModelListResponse:
+    "Return the model of this server in the form that open-webui reads."
+    return schema.AudioModelListResponse(models=(await self.models()).data)
 
 
 @patch

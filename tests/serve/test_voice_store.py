@@ -110,7 +110,7 @@ def test_blends_of_the_models_and_registered_voices(tts, http, server, reference
 
 
 def test_blends_take_no_memory(server):
-    voices = server.service.voices
+    voices = server.service.catalogue
     voices.find("af_heart*7+bf_emma")
     tracemalloc.start()
     try:
@@ -133,8 +133,8 @@ def test_without_a_folder_of_its_own_a_server_has_the_users_voices(tts, tmp_path
     monkeypatch.setenv("METAVOICE_VOICES", str(tmp_path / "mine"))
     user_voices().add("Grandmother", tts.voice("bf_emma"))
     api = SpeechAPI(ServerConfig(), tts)
-    api.voices.load()
-    assert api.find_voice("grandmother+af_heart").origin.parts[0].name == "Grandmother"
+    api.model_voices["af_heart"] = tts.voice("af_heart")
+    assert api.catalogue.find("grandmother+af_heart").origin.parts[0].name == "Grandmother"
     api.close()
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="can't create the folder for voices"):
