@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.errors import OptionError
 
 # %% auto #0
-__all__ = ['import_av', 'TempoStream', 'change_tempo']
+__all__ = ['BLOCK', 'import_av', 'TempoStream', 'change_tempo']
 
 # %% ../../nbs/audio/09_tempo.ipynb #1a97d49a
 def import_av() -> ModuleType:
@@ -27,6 +27,9 @@ def import_av() -> ModuleType:
     return av
 
 
+BLOCK = 1024  # samples that the filter gets at a time
+
+
 class TempoStream:
     "Changes the tempo of a stream of samples; raises `OptionError` without PyAV."
 
@@ -37,6 +40,7 @@ class TempoStream:
     ):
         self.av, self.sample_rate, self.speed = import_av(), sample_rate, speed
         self.taken = self.given = 0  # samples
+        self.waiting = torch.zeros(0)  # (time,) less than a block
         self.graph = graph = self.av.filter.Graph()
         source = graph.add_abuffer(
             sample_rate=sample_rate, format='flt', layout='mono', time_base=f'1/{sample_rate}'
@@ -61,13 +65,15 @@ class TempoStream:
         last: bool = False,  # there are no more
     ) -> Tensor:  # (time',)
         "Return the next finished samples; with the last ones, there are `taken / speed` altogether, rounded."
-        parts = []
-        if len(samples):
-            frame = self.av.AudioFrame.from_ndarray(samples[None].float().contiguous().numpy(), 'flt', 'mono')
+        parts, samples = [], torch.cat([self.waiting, samples.float()])
+        blocks = list(samples.split(BLOCK)) if len(samples) else []
+        self.waiting = samples[:0] if last or not blocks or len(blocks[-1]) == BLOCK else blocks.pop()
+        for block in blocks:
+            frame = self.av.AudioFrame.from_ndarray(block[None].contiguous().numpy(), 'flt', 'mono')
             frame.sample_rate, frame.pts = self.sample_rate, self.taken
             self.graph.push(frame)
-            self.taken += len(samples)
-            parts = self._pull()
+            self.taken += len(block)
+            parts += self._pull()
         if last and self.taken:
             self.graph.push(None)
             parts += self._pull()

@@ -14,6 +14,7 @@ import time
 from fastapi.responses import Response
 from fastcore.basics import patch
 
+from ..audio.captions import word_json
 from .errors import APIError
 from .job import SpeechJob
 from .monitoring import Metrics
@@ -65,7 +66,7 @@ class SpeechResponse(Response):
 
 # %% ../../nbs/serve/11_response.ipynb #f3288542
 @patch
-async def next_item(self: SpeechResponse) -> bytes | None:  # None at the end
+async def next_item(self: SpeechResponse) -> bytes | list | None:  # sound; words; None at the end
     "Wait for the next item of the job; raises the error that ended it."
     while True:
         self.ready.clear()
@@ -91,6 +92,10 @@ async def parts(self: SpeechResponse):  # yields bytes
         data = await self.next_item()
         if data is None:
             break
+        if isinstance(data, list):
+            if self.sse:
+                yield sse_event('speech.audio.words', words=[word_json(word) for word in data])
+            continue
         yield sse_event('speech.audio.delta', audio=base64.b64encode(data).decode()) if self.sse else data
     if self.sse:
         usage = dict(input_tokens=self.tokens, output_tokens=0, total_tokens=self.tokens)

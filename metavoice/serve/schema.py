@@ -57,13 +57,18 @@ class OpenAISpeechRequest(BaseModel):
         description="`audio`: bytes. `sse`: server-sent events `speech.audio.delta`, which contain base64, "
         "and `speech.audio.done`.",
     )
-    speed: float = Field(1.0, description="Only 1; time stretching degrades the audio.")
+    timestamp_granularities: list[Literal['word']] = Field(
+        [],
+        description='`["word"]`, with `stream_format` sse: an event `speech.audio.words` after the sound of each '
+        "segment tells when its words are said, in seconds from the beginning.",
+        max_length=1,
+    )
     instructions: str | None = Field(
         None, description="Must be empty; the models take no instructions.", max_length=4096
     )
 
 # %% ../../nbs/serve/10_schema.ipynb #c8280ca4
-SAMPLING_FIELDS = ('guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature')
+SAMPLING_FIELDS = ('speed', 'guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature')
 TEXT_FIELDS = ('spoken', 'language', 'accent', 'emoji', 'strict')
 MAX_LANGUAGE = 35  # characters in the name of a language
 

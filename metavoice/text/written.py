@@ -12,11 +12,12 @@ from difflib import SequenceMatcher
 from .phonemes import PAUSE_MARKS
 
 # %% auto #0
-__all__ = ['MAX_WRITTEN', 'MAX_SAID', 'PHONEME_WORD', 'word_key', 'said_words', 'end_of_difference', 'match_difference',
-           'join_unsaid', 'match_written', 'phoneme_spans']
+__all__ = ['MAX_WRITTEN', 'MAX_SAID', 'SAID_MARKS', 'PHONEME_WORD', 'word_key', 'said_words', 'end_of_difference',
+           'match_difference', 'join_unsaid', 'match_written', 'phoneme_spans']
 
 # %% ../../nbs/text/18_written.ipynb #4918cbed
 MAX_WRITTEN, MAX_SAID = 12, 240  # words in a difference
+SAID_MARKS = '#@$£€¥+−±~&%='  # at the beginning of a word
 
 
 def word_key(word: str) -> str:
@@ -99,14 +100,15 @@ def match_written(
     counts, joined, i, j = [0] * len(words), set(), 0, 0
     while i < len(words) and j < len(spoken):
         if keys[i] == spoken[j]:
-            counts[i], i, j = 1, i + 1, j + 1
+            counts[i] += 1
+            i, j = i + 1, j + 1
             continue
         end, said_end = end_of_difference(keys, spoken, i, j)
         many = 1 < end - i <= MAX_WRITTEN and said_end - j <= MAX_SAID
         alone = [[word_key(one) for one in said_words(say(word))] for word in words[i:end]] if many else [[]]
         owners, own_joined = match_difference(alone, spoken[j:said_end])
-        if end == i:  # more is said than was written
-            owners = [-1 if i else 0] * (said_end - j)
+        if end == i:  # more is said than was written, such as hashtag before a word
+            owners = [0 if not i or words[i][0] in SAID_MARKS else -1] * (said_end - j)
         elif end - i > 1 and not many:  # too much to compare
             own_joined = set(range(end - i - 1))
         for owner in owners:
