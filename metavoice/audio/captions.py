@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from .sound import Word
@@ -16,9 +16,8 @@ from ..core.errors import OutputError
 from ..core.files import atomic_write
 
 # %% auto #0
-__all__ = ['LINE_LENGTH', 'CUE_LINES', 'LEAST_SECONDS', 'LONGEST_PAUSE', 'SENTENCE_MARK', 'CLAUSE_MARK', 'CAPTION_FORMATS', 'Cue',
-           'wrap_words', 'cue_size', 'split_sentences', 'make_cues', 'format_time', 'escape_vtt', 'word_json',
-           'format_captions', 'caption_format', 'is_captions', 'save_captions']
+__all__ = ['CAPTION_FORMATS', 'Cue', 'make_cues', 'format_time', 'word_json', 'format_captions', 'caption_format', 'is_captions',
+           'save_captions']
 
 # %% ../../nbs/audio/08_captions.ipynb #dcffa099
 LINE_LENGTH, CUE_LINES = 42, 2  # characters in a line, lines in a cue
@@ -27,7 +26,7 @@ LONGEST_PAUSE = 1.5  # seconds between two words of a cue
 SENTENCE_MARK = re.compile(r"""[.!?…]["'”’»)\]]{0,9}$""")
 CLAUSE_MARK = re.compile(r"""[,;:–—-]["'”’»)\]]{0,9}$""")
 
-
+# %% ../../nbs/audio/08_captions.ipynb #0e9acc55
 @dataclass
 class Cue:
     "A caption: its lines and the words in it."
@@ -42,7 +41,7 @@ class Cue:
         "The lines, joined by spaces."
         return ' '.join(self.lines)
 
-
+# %% ../../nbs/audio/08_captions.ipynb #17e61104
 def wrap_words(
     texts: list[str],  # words
 ) -> list[str]:
@@ -85,7 +84,7 @@ def split_sentences(words: Iterable[Word]) -> list[list[Word]]:
         ended = bool(SENTENCE_MARK.search(word.text))
     return sentences
 
-
+# %% ../../nbs/audio/08_captions.ipynb #48c7933d
 def make_cues(
     words: Iterable[Word],  # in the order of their times
 ) -> list[Cue]:
@@ -115,12 +114,12 @@ def format_time(
     minutes, milliseconds = divmod(milliseconds, 60_000)
     return f'{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}{mark}{milliseconds % 1000:03}'
 
-
+# %% ../../nbs/audio/08_captions.ipynb #f06116b9
 def escape_vtt(text: str) -> str:
     "Escape the characters that have a meaning in WebVTT."
     return text.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
 
-
+# %% ../../nbs/audio/08_captions.ipynb #0a5f09f0
 def word_json(word: Word) -> dict:
     "Return a word as OpenAI's transcriptions have it: word, start and end in seconds, to the millisecond."
     return dict(word=word.text, start=round(word.start, 3), end=round(word.end, 3))

@@ -201,7 +201,7 @@ def sliders() -> dict[str, Slider]:
     "Return the slider of each field of `SpeechOptions` that has one."
     found = {}
     for name, hint in get_type_hints(SpeechOptions, include_extras=True).items():
-        notes = getattr(get_args(hint)[0], '__metadata__', ()) if get_args(hint) else ()
+        notes = [note for one in (hint, *get_args(hint)) for note in getattr(one, '__metadata__', ())]
         found |= {name: note for note in notes if isinstance(note, Slider)}
     return found
 

@@ -18,7 +18,7 @@ from ..core.errors import BundleError
 from .codec import check_codes
 
 # %% auto #0
-__all__ = ['ResidualQuantiser', 'NanoCodecConfig', 'ConvNeXtBlock', 'pulse_train', 'framed_stft', 'stretch_parts', 'NanoCodec']
+__all__ = ['ResidualQuantiser', 'NanoCodecConfig', 'ConvNeXtBlock', 'pulse_train', 'framed_stft', 'NanoCodec']
 
 # %% ../../nbs/models/07_nano_codec.ipynb #e79608f2
 class ResidualQuantiser(nn.Module):

@@ -12,8 +12,7 @@ from difflib import SequenceMatcher
 from .phonemes import PAUSE_MARKS
 
 # %% auto #0
-__all__ = ['MAX_WRITTEN', 'MAX_SAID', 'SAID_MARKS', 'PHONEME_WORD', 'word_key', 'said_words', 'end_of_difference',
-           'match_difference', 'join_unsaid', 'match_written', 'phoneme_spans']
+__all__ = ['PHONEME_WORD', 'phoneme_spans']
 
 # %% ../../nbs/text/18_written.ipynb #4918cbed
 MAX_WRITTEN, MAX_SAID = 12, 240  # words in a difference
@@ -137,9 +136,9 @@ def phoneme_spans(
     own = {}
     matcher = SequenceMatcher(None, [symbol for _, symbol in flat], [phonemes[n] for n in places], autojunk=False)
     for _, a, b, c, d in matcher.get_opcodes():
-        for n in range(c, d):
-            if flat:
-                own.setdefault(flat[min(a + (n - c) * max(1, b - a) // (d - c), len(flat) - 1)][0], []).append(places[n])
+        for n in range(c, d if flat else c):
+            nearest = min(a + (n - c) * max(1, b - a) // (d - c), len(flat) - 1)
+            own.setdefault(flat[nearest][0], []).append(places[n])
     found, end = [], 0
     for n in range(len(words)):
         first, last = (min(own[n]), max(own[n]) + 1) if n in own else (end, end)

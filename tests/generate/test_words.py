@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from metavoice.generate.codes import default_aligner, spoken_phonemes, time_words
-from metavoice.generate.sources import LocalSource, generate_codes
 from metavoice.generate.options import SpeechOptions
+from metavoice.generate.sources import LocalSource, generate_codes
 from metavoice.models.word_times import time_audio
 
 TEXT = "On 3/4/2026 **Dr.** Smith paid $12.50. [pause 1s] Where is it?"
@@ -89,7 +89,8 @@ def test_words_change_no_sample_and_are_not_noted_unasked(tts, audio):
 
 def test_odd_texts_keep_their_words(tts):
     texts = [
-        "Wow 🙂 great – isn't it?", "# Title\n\n- 1 egg\n- 2 eggs & milk", "He said: \"No!\" (twice)... OK", "A" * 90 + " b",
+        "Wow 🙂 great – isn't it?", "# Title\n\n- 1 egg\n- 2 eggs & milk", 'He said: "No!" (twice)... OK',
+        "A" * 90 + " b",
         "7" * 70 + " is long.", "x-ray, e.g. rock-'n'-roll; AT&T's 3rd", "Hello 你 there",
     ]
     for text, audio in zip(texts, tts.synthesise(texts, seed=1, denoise=False, takes=1, words=True)):
