@@ -16,7 +16,7 @@ from ..core.errors import OutputError
 from ..core.files import atomic_write
 
 # %% auto #0
-__all__ = ['CAPTION_FORMATS', 'Cue', 'make_cues', 'format_time', 'word_json', 'format_captions', 'caption_format', 'is_captions',
+__all__ = ['CAPTION_FORMATS', 'Cue', 'make_cues', 'word_json', 'format_captions', 'caption_format', 'is_captions',
            'save_captions']
 
 # %% ../../nbs/audio/08_captions.ipynb #dcffa099
@@ -104,7 +104,7 @@ def make_cues(
 # %% ../../nbs/audio/08_captions.ipynb #894e5b43
 CAPTION_FORMATS = ('srt', 'vtt', 'json')
 
-
+# %% ../../nbs/audio/08_captions.ipynb #b019499c
 def format_time(
     seconds: float,
     mark: str = '.',  # before the milliseconds
