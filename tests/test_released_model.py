@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from released import write_small_release
 
 import metavoice.bundle.hub
 from metavoice.bundle.load import load_bundle
@@ -14,6 +13,7 @@ from metavoice.bundle.released import ENCODEC_REPO, safe_torch_load
 from metavoice.cli import main
 from metavoice.generate.tts import TTS
 from metavoice.jobs.longform import read_aloud
+from metavoice.measure.small_models import write_small_release
 
 SAMPLES = Path(__file__).parents[1] / "nbs" / "samples"
 TEXT = "The old man walked to the river."
