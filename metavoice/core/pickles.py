@@ -13,7 +13,7 @@ from struct import unpack
 from .errors import BundleError
 
 # %% auto #0
-__all__ = ['MAX_PICKLE_BYTES', 'MAX_PICKLE_WORK', 'CALL_COST', 'CONTAINER_COST', 'Inert', 'Name', 'PickleReader', 'read_pickle']
+__all__ = ['MAX_PICKLE_BYTES', 'MAX_PICKLE_WORK', 'Inert', 'Name', 'PickleReader', 'read_pickle']
 
 # %% ../../nbs/core/09_pickles.ipynb #63c5e9d2
 class Inert:
@@ -36,9 +36,9 @@ class Name:
 # %% ../../nbs/core/09_pickles.ipynb #6c5427cd
 MAX_PICKLE_BYTES = 8 << 20
 MAX_PICKLE_WORK = 500_000  # instructions, calls and elements that are copied
-CALL_COST = CONTAINER_COST = 4
 
 # %% ../../nbs/core/09_pickles.ipynb #c0aadd85
+CALL_COST = CONTAINER_COST = 4
 KEY_TYPES = (str, bytes, int, float, bool, type(None), Inert, Name)
 
 

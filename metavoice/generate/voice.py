@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from torch.nn.functional import normalize
 from ..audio.reference import RECOMMENDED_SPEECH, reference_warnings
 from ..audio.sound import Audio, AudioLimits, load_audio
 from ..bundle.load import Bundle
-from ..core.errors import AudioError, OutputError
+from ..core.bounds import open_tensors, parse_json
+from ..core.errors import AudioError, BundleError, OutputError, show
 from ..core.fetch import fetch_recording
 from ..core.files import atomic_write
 from ..models.speaker_encoder import embed_reference_windows, has_two_voices
@@ -28,6 +30,22 @@ from ..text.phonemizer import ACCENTS
 __all__ = ['GROUPING_LEVEL', 'Voice', 'embed_voice', 'is_web_address', 'fetch_audio', 'resolve_voice']
 
 # %% ../../nbs/generate/05_voice.ipynb #9762c896
+EMBEDDING_SIZE = 256
+MAX_VOICE_TEXT, MAX_VOICE_WARNINGS = 1000, 100  # characters; faults of one recording
+
+
+def check_voice_facts(
+    name,  # display name
+    warnings,  # a list of texts
+):
+    "Raise `ValueError` for a name or warnings that no voice has."
+    if not isinstance(warnings, list) or len(warnings) > MAX_VOICE_WARNINGS:
+        raise ValueError(f"its warnings are {show(warnings)}; use a list of up to {MAX_VOICE_WARNINGS} texts")
+    for text in (name, *warnings):
+        if not isinstance(text, str) or len(text) > MAX_VOICE_TEXT:
+            raise ValueError(f"it says {show(text)}; use a text of up to {MAX_VOICE_TEXT} characters")
+
+# %% ../../nbs/generate/05_voice.ipynb #655c6e7a
 @dataclass
 class Voice:
     "A speaker embedding and where it came from; raises `AudioError` for anything but 256 finite numbers."
@@ -39,12 +57,14 @@ class Voice:
     accent: str = 'american'  # how a model that reads phonemes pronounces a text; or british
 
     def __post_init__(self):
+        wanted = f"the embedding of a voice has to be {EMBEDDING_SIZE} finite numbers"
+        if self.embedding.shape != (EMBEDDING_SIZE,):
+            raise AudioError(f"{wanted}, not of the shape {tuple(self.embedding.shape)}")
         e = self.embedding = self.embedding.detach().to('cpu', torch.float32)
-        if e.shape != (256,) or not e.isfinite().all():
-            found = f"{tuple(e.shape)} with {(~e.isfinite()).sum()} that aren't"
-            raise AudioError(f"the embedding of a voice has to be 256 finite numbers, not {found}")
+        if not e.isfinite().all():
+            raise AudioError(f"{wanted}, and {(~e.isfinite()).sum()} aren't")
         if self.accent not in ACCENTS:
-            raise AudioError(f"the accent of a voice is {self.accent!r}; use {' or '.join(ACCENTS)}")
+            raise AudioError(f"the accent of a voice is {show(self.accent)}; use {' or '.join(ACCENTS)}")
 
     def __repr__(self):
         return f"Voice({self.name!r}, from {self.seconds:.1f} s)"
@@ -54,16 +74,20 @@ class Voice:
         path: str | Path,  # a file written by `save`
     ) -> Voice:
         "Return the voice in a file; raises `AudioError` for a file that isn't one."
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         try:
-            with safe_open(path, 'pt') as f:
+            with open_tensors(path, shapes=dict(embedding=(EMBEDDING_SIZE,))) as f:
                 embedding, about = f.get_tensor('embedding'), f.metadata() or {}
-            warnings = tuple(map(str, json.loads(about.get('warnings', '[]'))))
-            name, seconds = about.get('name', Path(path).stem), float(about.get('seconds', 0))
-            return Voice(embedding, name, seconds, warnings, about.get('accent', 'american'))
-        except (OSError, SafetensorError, TypeError, ValueError) as e:
-            raise AudioError(f"can't read the voice {path}: {e}") from None
+            warnings = parse_json(about.get('warnings', '[]'))
+            check_voice_facts(name := about.get('name', Path(path).stem), warnings)
+            seconds = float(about.get('seconds', 0))
+            if not 0 <= seconds < math.inf:
+                raise ValueError(f"it comes from a recording of {seconds} s")
+            return Voice(embedding, name, seconds, tuple(warnings), about.get('accent', 'american'))
+        except (OSError, SafetensorError, TypeError, ValueError, BundleError) as e:
+            reason = (getattr(e, 'strerror', None) or str(e)).removeprefix(f"{path}: ").removeprefix(f"{path} ")
+            raise AudioError(f"can't read the voice {path}: {reason}") from None
 
 # %% ../../nbs/generate/05_voice.ipynb #8d13e979
 @patch

@@ -19,7 +19,8 @@ from fastcore.basics import patch
 from ..audio.sound import Audio
 from ..bundle.load import load_bundle
 from ..bundle.write import write_bundle
-from ..core.errors import OptionError
+from ..core.bounds import load_tensors
+from ..core.errors import BundleError, OptionError
 from ..core.files import atomic_write
 from ..core.layout import TokenLayout
 from ..models.alignment import CONTEXT_SIZES
@@ -220,14 +221,18 @@ class Pretrainer:
     @cached_property
     def speakers(self) -> SpeakerEmbeddings:
         "The embeddings of the corpus's voices; they are stored in the run's folder."
-        from safetensors.torch import load_file, save_file
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
 
         path = self.out / 'speakers.safetensors'
         if not path.exists():
             embeddings = embed_voices(self.corpus, self.speaker_encoder, on_progress=self.progress)
             with atomic_write(path) as t:
                 save_file(embeddings, t)
-        return SpeakerEmbeddings(load_file(path))
+        try:
+            return SpeakerEmbeddings(load_tensors(path))
+        except (OSError, SafetensorError) as e:
+            raise BundleError(f"can't read {path}: {e}") from None
 
 # %% ../../nbs/train/29_pretrain.ipynb #b571df5a
 @patch
