@@ -5,11 +5,17 @@
 # %% ../../nbs/cli/04_benchmark.ipynb #7b687dda
 from __future__ import annotations
 
-import sys
 
 from ..core.devices import DTYPES
 from ..core.files import atomic_write
-from .common import DeferredChoices, bounded_number, check_output_path, print_lines
+from metavoice.cli.common import (
+    DeferredChoices,
+    add_force_argument,
+    bounded_number,
+    output_file,
+    print_lines,
+    print_note,
+)
 
 # %% auto #0
 __all__ = ['benchmark_parts', 'add_benchmark_parser', 'add_random_parser', 'benchmark_command', 'random_command']
@@ -65,6 +71,7 @@ def add_benchmark_parser(
         "(default: a temporary one)",
     )
     command.add_argument('--json', metavar='FILE', help="write the figures to this file too")
+    add_force_argument(command)
     command.set_defaults(run=benchmark_command)
 
 # %% ../../nbs/cli/04_benchmark.ipynb #6b575d7c
@@ -104,12 +111,12 @@ def benchmark_command(
     args,  # parsed arguments
 ):
     "Run the command `benchmark`; raises `OutputError` if the figures can't be written."
-    path = check_output_path(args.json, ('json',)) if args.json else None
+    path = output_file(args.json, args.force, ('json',))
     from metavoice.measure.benchmark import run_benchmarks
     from metavoice.measure.results import format_result, format_results, results_to_json
 
     def on_progress(result):
-        print(format_result(result), file=sys.stderr)
+        print_note(format_result(result), name='')
 
     results = run_benchmarks(args.size, args.part, args.quick, args.bundle, on_progress, args.device)
     if path:

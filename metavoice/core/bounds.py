@@ -105,14 +105,18 @@ def open_tensors(
     framework: str = 'pt',  # of the tensors; np for NumPy
     shapes: dict | None = None,  # name → shape of the tensors that the file has to have; any if None
 ):  # the file: `keys`, `metadata`, `get_tensor`, `get_slice`
-    "Open a file of tensors. Raises `BundleError` for a large header or other shapes, `OSError` and `SafetensorError`."
-    from safetensors import safe_open
+    "Open a file of tensors. Raises `BundleError` for a large or broken header or other shapes, and `OSError`."
+    from safetensors import SafetensorError, safe_open
 
     with open_regular(path) as file:
         size = int.from_bytes(file.read(8), 'little')
     if size > MAX_JSON_BYTES:
         raise BundleError(f"{path} has a header of {size} bytes; at most {MAX_JSON_BYTES} are read")
-    with safe_open(path, framework) as file:
+    try:
+        opened = safe_open(path, framework)
+    except SafetensorError as e:
+        raise BundleError(f"can't read {path}: {e}") from None
+    with opened as file:
         held = set(file.keys())
         if len(held) > MAX_TENSORS:
             raise BundleError(f"{path} has {len(held)} tensors; at most {MAX_TENSORS} are read")

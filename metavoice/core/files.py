@@ -18,7 +18,8 @@ from pathlib import Path
 from .errors import BundleError, OutputError
 
 # %% auto #0
-__all__ = ['is_stream', 'is_standard_output', 'open_stream', 'atomic_write', 'cache_dir', 'content_key', 'download']
+__all__ = ['FILE_MARK', 'MARKED_BYTES', 'is_stream', 'is_standard_output', 'open_stream', 'atomic_write', 'file_mark',
+           'has_file_mark', 'cache_dir', 'content_key', 'download']
 
 # %% ../../nbs/core/03_files.ipynb #e5d86ac9
 def open_descriptor(
@@ -137,6 +138,32 @@ def atomic_write(
         put_in_place(temporary, path, target, mode)
     finally:
         temporary.unlink(missing_ok=True)
+
+# %% ../../nbs/core/03_files.ipynb #8b9aff75
+FILE_MARK = 'made by metavoice'
+MARKED_BYTES = 4096  # at each end of a file, in which the mark is
+
+
+def file_mark() -> str:
+    "Return the mark that a file of results has to contain, with the version."
+    from metavoice import __version__
+
+    return f'{FILE_MARK} {__version__}'
+
+
+def has_file_mark(
+    path: str | Path,
+) -> bool:
+    "Return whether a regular file contains the mark; False if it can't be read."
+    try:
+        if is_stream(path):
+            return False
+        with open(path, 'rb') as file:
+            begin = file.read(MARKED_BYTES)
+            file.seek(max(0, os.path.getsize(path) - MARKED_BYTES))
+            return FILE_MARK.encode() in begin or FILE_MARK.encode() in file.read(MARKED_BYTES)
+    except (OSError, ValueError):
+        return False
 
 # %% ../../nbs/core/03_files.ipynb #ce3df742
 def cache_dir() -> Path:

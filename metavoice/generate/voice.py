@@ -74,8 +74,6 @@ class Voice:
         path: str | Path,  # a file written by `save`
     ) -> Voice:
         "Return the voice in a file; raises `AudioError` for a file that isn't one."
-        from safetensors import SafetensorError
-
         try:
             with open_tensors(path, shapes=dict(embedding=(EMBEDDING_SIZE,))) as f:
                 embedding, about = f.get_tensor('embedding'), f.metadata() or {}
@@ -85,9 +83,9 @@ class Voice:
             if not 0 <= seconds < math.inf:
                 raise ValueError(f"it comes from a recording of {seconds} s")
             return Voice(embedding, name, seconds, tuple(warnings), about.get('accent', 'american'))
-        except (OSError, SafetensorError, TypeError, ValueError, BundleError) as e:
-            reason = (getattr(e, 'strerror', None) or str(e)).removeprefix(f"{path}: ").removeprefix(f"{path} ")
-            raise AudioError(f"can't read the voice {path}: {reason}") from None
+        except (OSError, TypeError, ValueError, BundleError) as e:
+            reason = (getattr(e, 'strerror', None) or str(e)).removeprefix("can't read ").removeprefix(str(path))
+            raise AudioError(f"can't read the voice {path}: {reason.lstrip(': ')}") from None
 
 # %% ../../nbs/generate/05_voice.ipynb #8d13e979
 @patch

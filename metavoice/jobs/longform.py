@@ -19,7 +19,8 @@ from torch import Tensor
 from .. import __version__
 from ..audio.encode import GENERATED_TAG, format_from_path, open_sound_file, to_int16
 from ..bundle.load import Bundle
-from ..core.errors import OptionError, OutputError
+from ..core.bounds import load_tensors
+from ..core.errors import BundleError, OptionError, OutputError
 from ..core.files import atomic_write, content_key, is_stream
 from ..core.tables import load_json
 from ..generate.assembly import Assembler, make_assembler
@@ -128,15 +129,13 @@ class Journal:
         number: int,
     ) -> dict[str, Tensor] | None:
         "Return an entry, None if there is none; raises `OptionError`."
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         try:
-            return load(self._path(kind, number).read_bytes())
+            found = load_tensors(self._path(kind, number))
         except FileNotFoundError:
             return None
-        except (OSError, SafetensorError) as e:
+        except (OSError, BundleError) as e:
             raise self._unreadable(e) from None
+        return {name: tensor.clone() for name, tensor in found.items()}  # the file may be removed before they are used
 
     def drop(
         self,

@@ -401,12 +401,10 @@ DF_WEIGHTS_PATH = Path(metavoice.__file__).parent / 'deepfilternet3.safetensors'
 @lru_cache(1)
 def load_deepfilternet() -> DeepFilterNet:
     "Return the network with its released weights. Raises `BundleError` if the file is missing or broken."
-    from safetensors import SafetensorError
-
     network = DeepFilterNet()
     try:
         network.load_state_dict(load_tensors(DF_WEIGHTS_PATH))
-    except (OSError, RuntimeError, SafetensorError) as e:
+    except (OSError, RuntimeError, BundleError) as e:
         raise BundleError(
             f"the denoiser's weights can't be read from {DF_WEIGHTS_PATH} ({e}); "
             "reinstall metavoice, or disable denoising"

@@ -159,8 +159,6 @@ def load_g2p(
     path: str | Path,  # .safetensors
 ) -> GraphemeToPhoneme:
     "Return a stored network; raises `BundleError` if it can't be read."
-    from safetensors import SafetensorError
-
     try:
         with open_tensors(path, 'np') as f:
             about = f.metadata() or {}
@@ -169,8 +167,9 @@ def load_g2p(
         config, exceptions = G2PConfig(**config), parse_json(about['exceptions'])
         check_exceptions(config, exceptions)
         return GraphemeToPhoneme(config, load_tensors(path, 'np', config.shapes()), exceptions)
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError, BundleError) as e:
-        raise BundleError(f"can't read the grapheme-to-phoneme network {path}: {e}") from None
+    except (OSError, LookupError, TypeError, ValueError, BundleError) as e:
+        reason = str(e).removeprefix("can't read ").removeprefix(str(path)).lstrip(': ')
+        raise BundleError(f"can't read the grapheme-to-phoneme network {path}: {reason}") from None
 
 
 @lru_cache(1)

@@ -5,7 +5,9 @@
 # %% ../../nbs/train/12_checkpoints.ipynb #e9df19f1
 from __future__ import annotations
 
+import copy
 import math
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +16,9 @@ from torch import Tensor, nn
 
 from ..bundle.released import safe_torch_load
 from ..core.bounds import open_tensors, parse_json
-from ..core.errors import BundleError, OptionError, OutputError, show
+from ..core.errors import BundleError, MetaVoiceError, OptionError, OutputError, show
 from ..core.files import atomic_write
+from ..core.settings import read_config
 
 # %% auto #0
 __all__ = ['get_rng_state', 'fork_rng', 'read_state', 'read_best_weights', 'load_trained', 'truncate_log']
@@ -65,10 +68,11 @@ def read_state(
     return state
 
 # %% ../../nbs/train/12_checkpoints.ipynb #3bfcb49d
-def check_figures(
-    state: dict,  # from `read_state`
-):
-    "Raise `ValueError` for figures and random states that a run can't continue from."
+def read_run_state(
+    path: Path,  # a run's state.pt
+) -> tuple:  # name → weight, on disk; everything else, out of the file, which the next checkpoint replaces
+    "Read a checkpoint; raises `BundleError`, and `ValueError` for figures and random states that no run can have."
+    state = read_state(path)
     best, sums = state.get('best'), state.get('sums', {})
     if not isinstance(sums, dict) or not isinstance(state['kept'], dict):
         raise ValueError(f"its sums are {show(sums)} and its parts {show(state['kept'])}; use names and values")
@@ -80,14 +84,24 @@ def check_figures(
         if 'torch' in one:
             with torch.random.fork_rng(devices=[]):
                 torch.set_rng_state(one['torch']['cpu'])
+    return state.pop('model'), copy.deepcopy(state)
+
+
+@contextmanager
+def resuming_from(path: Path):  # state.pt
+    "Turn any error of the block into a `MetaVoiceError` of one line that names the checkpoint."
+    try:
+        yield
+    except Exception as e:
+        reason = str(e) if isinstance(e, MetaVoiceError) else f"{type(e).__name__} {e}"
+        reason = ' '.join(reason.split())[:300].removeprefix(f"can't read {path}: ")
+        raise MetaVoiceError(f"can't go on from {path}: {reason}; move it away to start anew") from e
 
 # %% ../../nbs/train/12_checkpoints.ipynb #198499de
 def read_best_weights(
     folder: Path,  # of a run
 ) -> tuple:  # name → tensor, step
     "Return the weights with the best validation loss and their step, or the last weights if there was no validation."
-    from safetensors import SafetensorError
-
     best = folder / 'best.safetensors'
     if not best.exists():
         last = read_state(folder / 'state.pt')
@@ -95,7 +109,7 @@ def read_best_weights(
     try:
         with open_tensors(best) as f:
             return {name: f.get_tensor(name) for name in f.keys()}, int((f.metadata() or {})['step'])
-    except (OSError, SafetensorError, LookupError, ValueError) as e:
+    except (OSError, LookupError, ValueError) as e:
         raise BundleError(f"can't read {best}: {type(e).__name__} {e}") from None
 
 # %% ../../nbs/train/12_checkpoints.ipynb #fec6287e
@@ -140,6 +154,19 @@ def has_run(out: Path) -> bool:
         return False
 
 
+RUN_FILES = 'config.json', 'result.json', 'samples'  # of finetuning, beside the folders of its stages
+
+
+def is_foreign(path: Path) -> bool:
+    "Return whether a file or folder is there that no run has made; the settings of a run hold the key of its data."
+    if not os.path.lexists(path) or path.is_dir() and not any(path.iterdir()):
+        return False
+    try:
+        return path.name != 'config.json' or 'data' not in read_config(path)
+    except OptionError:
+        return True
+
+
 def check_run_folder(
     out: Path,
     resume: bool = False,  # a run in it is continued
@@ -153,11 +180,20 @@ def check_run_folder(
         raise OptionError(f"{str(out)[:200]!r} can't be the folder of a run; choose another folder")
     if has_run(out) and not resume:
         raise OptionError(f"there is a run in {out}; resume it, or choose another folder")
+    if not resume and (foreign := [name for name in RUN_FILES if is_foreign(out / name)]):
+        raise OptionError(f"{out} holds {foreign[0]}, which isn't of a run; choose another folder")
 
 
-def make_run_folder(out: Path):
-    "Make the folder of a run; raises `OutputError`."
+def make_run_folder(
+    out: Path,
+    files: set = frozenset(),  # names of files that a run writes into it
+    folders: set = frozenset(),  # names of its folders, one of which is there beside such a file
+):
+    "Make the folder of a run; raises `OutputError`, and `OptionError` if it holds a file that no run has written."
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise OutputError(f"can't write to {out}: {e.strerror}") from None
+    held = {path.name for path in out.iterdir()} if files else set()
+    if held & files and not held & folders:
+        raise OptionError(f"{out} holds {min(held & files)}, which isn't of a run; choose another folder")

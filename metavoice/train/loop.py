@@ -5,7 +5,6 @@
 # %% ../../nbs/train/14_loop.ipynb #d31af6b2
 from __future__ import annotations
 
-import copy
 import json
 import signal
 import time
@@ -19,14 +18,8 @@ from torch import Tensor, nn
 from ..core.errors import MetaVoiceError, OptionError
 from ..core.files import atomic_write
 from .batches import LengthBatches
-from metavoice.train.checkpoints import (
-    check_figures,
-    fork_rng,
-    get_rng_state,
-    read_state,
-    to_full_tensor,
-    truncate_log,
-)
+from . import checkpoints
+from .checkpoints import fork_rng, get_rng_state, resuming_from, to_full_tensor, truncate_log
 from metavoice.train.distributed import (
     LossModule,
     broadcast_from_main,
@@ -39,17 +32,6 @@ from .optim import LEAST_SCALE, TrainingConfig, make_optimizers, pick_precision
 
 # %% auto #0
 __all__ = ['Trainer', 'draw_sharded_batch']
-
-# %% ../../nbs/train/14_loop.ipynb #d1cf5585
-@contextmanager
-def resuming_from(path: Path):  # state.pt
-    "Turn any error of the block into a `MetaVoiceError` of one line that names the checkpoint."
-    try:
-        yield
-    except Exception as e:
-        reason = (str(e).splitlines() or [''])[0] if isinstance(e, MetaVoiceError) else f"{type(e).__name__} {e}"
-        reason = ' '.join(reason.split())[:300].removeprefix(f"can't read {path}: ")
-        raise MetaVoiceError(f"can't go on from {path}: {reason}; move it away to start anew") from e
 
 # %% ../../nbs/train/14_loop.ipynb #26acab16
 class Trainer:
@@ -230,12 +212,10 @@ def load(self: Trainer):
     "Resume from the checkpoint; raises `MetaVoiceError` if it is broken or of another model."
     path = self.out / 'state.pt'
     with resuming_from(path):
-        state = read_state(path)
-        check_figures(state)
+        weights, state = checkpoints.read_run_state(path)
         if state.get('sharded', False) != self.sharded:
             raise ValueError(f"it was written {'with' if not self.sharded else 'without'} FSDP")
-        self.load_weights(state.pop('model'))
-        state = copy.deepcopy(state)  # out of the file, which the next checkpoint replaces
+        self.load_weights(weights)
         if self.sharded:
             self.pending_optimizer_states = state['optimizers']  # until the model is sharded
         else:

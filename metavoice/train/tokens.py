@@ -162,8 +162,6 @@ def save_utterances(
 # %% ../../nbs/train/15_tokens.ipynb #b412fa56
 def load_utterances(path: str | Path) -> list:  # of `TokenizedUtterance`
     "Load tokenized utterances; raises `MetaVoiceError` if the file can't be read."
-    from safetensors import SafetensorError
-
     try:
         with open_tensors(path) as f:
             t, voices = {k: f.get_tensor(k) for k in f.keys()}, parse_json((f.metadata() or {})['voices'])
@@ -174,5 +172,5 @@ def load_utterances(path: str | Path) -> list:  # of `TokenizedUtterance`
         names = [voices[i] for i in t['voice'].flatten().tolist()]
         rows = zip(texts, codes, words, frame_words, names, t['index'].flatten().tolist(), strict=True)
         return [TokenizedUtterance(ids.tolist(), c, w.tolist(), f, name, i) for ids, c, w, f, name, i in rows]
-    except (OSError, SafetensorError, LookupError, RuntimeError, ValueError, TypeError, BundleError) as e:
+    except (OSError, LookupError, RuntimeError, ValueError, TypeError, BundleError) as e:
         raise MetaVoiceError(f"can't read {path}: {e}") from None

@@ -35,6 +35,22 @@ def test_no_module_reads_tensors_or_pickles_past_the_bounds():
     assert not wrong, wrong
 
 
+def test_no_other_module_imports_a_reader_of_tensors():
+    allowed = {"save", "save_file", "SafetensorError"}
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.relative_to(PACKAGE).as_posix() in ("core/bounds.py", *OWN_FILES):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            of = getattr(node, "module", None) or ""
+            if isinstance(node, ast.Import) and any(name.startswith("safetensors") for name in names):
+                wrong.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+            if isinstance(node, ast.ImportFrom) and of.startswith("safetensors") and not {*names} <= allowed:
+                wrong.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+    assert not wrong, wrong
+
+
 def test_shapes_are_compared_before_a_tensor_is_read(tmp_path):
     path = tmp_path / "a.safetensors"
     header = b'{"a":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4000000000]}}'
