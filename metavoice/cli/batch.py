@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 from metavoice.cli.common import (
     ProgressBar,

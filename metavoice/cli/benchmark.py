@@ -5,6 +5,7 @@
 # %% ../../nbs/cli/04_benchmark.ipynb #7b687dda
 from __future__ import annotations
 
+import sys
 
 from ..core.devices import DTYPES
 from ..core.files import atomic_write

@@ -17,7 +17,15 @@ from pathlib import Path
 
 from ..core.devices import DTYPES
 from ..core.errors import OptionError, OutputError, TextError, printable
-from ..core.files import has_file_mark, is_standard_output, is_stream, resolve_output
+from metavoice.core.files import (
+    MAX_TEXT_BYTES,
+    has_file_mark,
+    is_standard_output,
+    is_stream,
+    read_limited,
+    read_stream,
+    resolve_output,
+)
 from ..core.settings import add_flags, field_specs, make_config
 from ..core.tables import decode_text
 from ..generate.options import TEXT_OPTIONS, SpeechOptions
@@ -220,11 +228,13 @@ def read_text_argument(
         return argument
     name = 'from standard input' if argument == '-' else argument[1:]
     try:
-        data = sys.stdin.buffer.read() if argument == '-' else Path(argument[1:]).read_bytes()
+        data = read_stream(sys.stdin.buffer, MAX_TEXT_BYTES) if argument == '-' else read_limited(argument[1:])
+        if len(data) > MAX_TEXT_BYTES:
+            raise ValueError(f"it has more than {MAX_TEXT_BYTES:,} bytes")
     except (OSError, ValueError) as e:
         raise TextError(f"can't read the text {name}: {getattr(e, 'strerror', None) or e}") from None
     try:
-        return decode_text(data)
+        return decode_text(bytes(data))
     except TextError as e:
         raise TextError(f"can't read the text {name}: {e}") from None
 

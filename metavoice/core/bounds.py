@@ -5,20 +5,18 @@
 # %% ../../nbs/core/10_bounds.ipynb #67fbbc1c
 from __future__ import annotations
 
-import errno
 import json
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from .errors import BundleError, show
-from .files import is_stream
+from .files import open_regular
 from .settings import FieldSpec, Range, field_specs
 
 # %% auto #0
 __all__ = ['Layers', 'MoreLayers', 'Width', 'Rate', 'Share', 'Sized', 'MAX_JSON_BYTES', 'MAX_TENSORS', 'is_allowed',
-           'check_fields', 'check_list', 'open_regular', 'read_small_text', 'parse_json', 'read_json', 'open_tensors',
-           'load_tensors']
+           'check_fields', 'check_list', 'read_small_text', 'parse_json', 'read_json', 'open_tensors', 'load_tensors']
 
 # %% ../../nbs/core/10_bounds.ipynb #f237f8c9
 Layers = Annotated[int, Range(1, 256)]
@@ -65,13 +63,6 @@ def check_list(
 
 # %% ../../nbs/core/10_bounds.ipynb #9536007f
 MAX_JSON_BYTES = 4 << 20
-
-
-def open_regular(path: str | Path):  # a binary file
-    "Open a file for reading; raises `OSError` for a pipe or a device too."
-    if is_stream(path):
-        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
-    return open(path, 'rb')
 
 
 def read_small_text(path: Path) -> str:

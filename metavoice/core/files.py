@@ -5,6 +5,7 @@
 # %% ../../nbs/core/03_files.ipynb #3c7a2cac
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 from .errors import BundleError, OutputError
 
 # %% auto #0
-__all__ = ['FILE_MARK', 'MARKED_BYTES', 'is_stream', 'is_standard_output', 'open_stream', 'atomic_write', 'file_mark',
+__all__ = ['is_stream', 'is_standard_output', 'open_stream', 'open_regular', 'read_limited', 'atomic_write', 'file_mark',
            'has_file_mark', 'cache_dir', 'content_key', 'download']
 
 # %% ../../nbs/core/03_files.ipynb #e5d86ac9
@@ -84,6 +85,39 @@ def resolve_output(
         raise OutputError(f"can't write {path}: it is a directory")
     return target
 
+# %% ../../nbs/core/03_files.ipynb #23be8784
+def read_stream(file, most: int) -> bytearray:
+    "Return the content of an open file whose size isn't known, up to a block beyond `most` bytes."
+    data = bytearray()
+    while len(data) <= most and (block := file.read(1 << 20)):
+        data += block
+    return data
+
+# %% ../../nbs/core/03_files.ipynb #3b6e6d55
+MAX_TEXT_BYTES = 256 << 20  # of a table or a text
+
+# %% ../../nbs/core/03_files.ipynb #e9c27dfc
+def open_regular(path: str | Path):  # a binary file
+    "Open a file for reading; raises `OSError` for a pipe or a device too."
+    if is_stream(path):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+    return open(path, 'rb')
+
+
+def read_limited(
+    path: str | Path,  # a file, or a pipe that the user names
+    most: int = MAX_TEXT_BYTES,
+    regular: bool = False,  # a pipe or a device is an error
+) -> bytes:
+    "Return the content of a file; raises `OSError` for one that can't be read or is larger than `most` bytes."
+    with open_regular(path) if regular else open(path, 'rb') as file:
+        size, data = os.fstat(file.fileno()).st_size, b''
+        if size <= most:
+            data = b''.join(iter(lambda: file.read(1 << 20), b'')) if size else read_stream(file, most)
+        if max(size, len(data)) > most:
+            raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+    return data
+
 # %% ../../nbs/core/03_files.ipynb #8cb1b120
 TEMPORARY_NAME_BYTES = 200  # of a file's name that its temporary name repeats; file systems allow 255 in all
 
@@ -143,7 +177,7 @@ def atomic_write(
 FILE_MARK = 'made by metavoice'
 MARKED_BYTES = 4096  # at each end of a file, in which the mark is
 
-
+# %% ../../nbs/core/03_files.ipynb #cb40e6fd
 def file_mark() -> str:
     "Return the mark that a file of results has to contain, with the version."
     from metavoice import __version__

@@ -21,7 +21,7 @@ from ..audio.encode import GENERATED_TAG, format_from_path, open_sound_file, to_
 from ..bundle.load import Bundle
 from ..core.bounds import load_tensors
 from ..core.errors import BundleError, OptionError, OutputError
-from ..core.files import atomic_write, content_key, is_stream
+from ..core.files import atomic_write, content_key, is_stream, read_limited
 from ..core.tables import load_json
 from ..generate.assembly import Assembler, make_assembler
 from ..generate.options import SpeechOptions, check_seed
@@ -71,7 +71,7 @@ class Journal:
             raise OptionError(f"{output} is a pipe or a device, where a job can't be resumed; name a file")
         self.folder = self.output.with_name(self.output.name + '.parts')
         try:
-            self.job = load_json((self.folder / 'job.json').read_text(encoding='utf-8'))
+            self.job = load_json(read_limited(self.folder / 'job.json', 1 << 20, regular=True).decode('utf-8'))
         except FileNotFoundError:
             self.job = None
         except (OSError, ValueError) as e:

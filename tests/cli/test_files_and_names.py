@@ -2,12 +2,14 @@
 import ast
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from metavoice.cli.commands import make_parser
-from metavoice.cli.common import ProgressBar
-from metavoice.core.files import has_file_mark
+from metavoice.cli.common import ProgressBar, output_file
+from metavoice.core.errors import OutputError
+from metavoice.measure.report import save_evaluation, save_figure
 
 CLI = Path(__file__).parents[2] / "metavoice" / "cli"
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\u2066\u061c\u2028\r\nmetavoice: done\x00"
@@ -52,23 +54,40 @@ def test_each_command_that_writes_a_file_has_force():
 def evaluate(*more):
     Path("texts.txt").write_text("The dog slept.\n")
     return ("evaluate", "--texts", "texts.txt", "--voices", "af_heart", "--recogniser", "none", "--no-mos",
-            "--no-denoise", "--timed", 0, "-q", *more)  # fmt: skip
+            "--takes", 1, "--no-denoise", "--timed", 0, "-q", *more)  # fmt: skip
 
 
-def test_evaluate_replaces_only_its_own_files(run, refused):
+def test_evaluate_replaces_no_foreign_file(refused):
     for name in ("a.json", "a.png", "a.svg", "a.pdf"):
         option = "--json" if name.endswith("json") else "--plot"
         Path(name).write_text("precious")
         refused(*evaluate(option, name), words=[f"{name} is there already, and metavoice didn't make it", "--force"])
         assert Path(name).read_text() == "precious"
-    for more in (["--force"], []):  # then their own
-        for plot in ("a.png", "a.svg", "a.pdf")[: 3 if more else 1]:
-            code, _, err = run(*evaluate("--json", "a.json", "--plot", plot, *more))
-            assert code == 0, err
-            assert has_file_mark("a.json") and has_file_mark(plot)
+
+
+@pytest.mark.slow
+def test_evaluate_replaces_its_own_files(run):
+    Path("a.json").write_text("precious")
+    for more in (["--force"], []):
+        code, _, err = run(*evaluate("--json", "a.json", "--plot", "a.svg", *more))
+        assert code == 0, err
     assert json.loads(Path("a.json").read_text())["generator"].startswith("made by metavoice ")
-    for plot in ("a.svg", "a.pdf"):
-        assert run(*evaluate("--plot", plot))[0] == 0
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.svg", "a.pdf", "a.json"])
+def test_files_of_results_are_known_again(name):
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure()
+    figure.add_subplot().plot(range(10_000))
+    if name == "a.json":
+        save_evaluation(SimpleNamespace(to_dict=lambda: dict(rows=["a"] * 10_000)), name)
+    else:
+        save_figure(figure, name)
+    assert output_file(name, False, ("png", "svg", "pdf", "json")) == Path(name)
+    figure.savefig(name, format="png")  # somebody's own
+    with pytest.raises(OutputError, match=f"{name} is there already"):
+        output_file(name, False, ("png", "svg", "pdf", "json"))
 
 
 def test_benchmark_replaces_only_its_own_file(run, refused):

@@ -42,8 +42,9 @@ def test_no_other_module_imports_a_reader_of_tensors():
         if path.relative_to(PACKAGE).as_posix() in ("core/bounds.py", *OWN_FILES):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in getattr(node, "names", [])]
-            of = getattr(node, "module", None) or ""
+            if not isinstance(node, (ast.Import, ast.ImportFrom)):
+                continue
+            names, of = [alias.name for alias in node.names], getattr(node, "module", None) or ""
             if isinstance(node, ast.Import) and any(name.startswith("safetensors") for name in names):
                 wrong.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
             if isinstance(node, ast.ImportFrom) and of.startswith("safetensors") and not {*names} <= allowed:
