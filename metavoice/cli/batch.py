@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 
 from metavoice.cli.common import (
     ProgressBar,

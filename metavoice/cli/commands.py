@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
-import sys
 
 from .. import __version__
 from .batch import add_batch_parser

@@ -19,8 +19,8 @@ from pathlib import Path
 from .errors import BundleError, OutputError
 
 # %% auto #0
-__all__ = ['is_stream', 'is_standard_output', 'open_stream', 'open_regular', 'read_limited', 'atomic_write', 'file_mark',
-           'has_file_mark', 'cache_dir', 'content_key', 'download']
+__all__ = ['is_stream', 'is_standard_output', 'open_stream', 'open_regular', 'read_limited', 'atomic_write', 'cache_dir',
+           'content_key', 'download']
 
 # %% ../../nbs/core/03_files.ipynb #e5d86ac9
 def open_descriptor(

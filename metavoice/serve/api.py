@@ -48,6 +48,8 @@ from .voice_store import UnknownVoice, VoiceStore, VoiceTaken
 __all__ = ['STATUS_MESSAGES', 'FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'SpeechAPI']
 
 # %% ../../nbs/serve/12_api.ipynb #7a424cc7
+LONG_TEXT = 500  # characters of a text that waits for other long texts
+
 MOST_WORDS = 5  # characters in words for each character that a text may have
 
 UPLOAD_SAMPLES = 30_000_000  # of all channels of a recording: 120 s at 48 kHz in five channels
@@ -66,8 +68,9 @@ class SpeechAPI:
         self,
         config: ServerConfig,
         tts: TTS | None = None,  # None loads the model of the configuration
+        on_loaded: Callable[[], None] | None = None,  # called before the first request is accepted
     ):
-        self.config, self.created = config, int(time.time())
+        self.config, self.created, self.on_loaded = config, int(time.time()), on_loaded
         self.tts = tts or TTS.from_pretrained(
             config.model, device=config.device, dtype=config.dtype, quantise=config.quantise, compile=config.compile,
             engine=config.engine, first_stage_path=config.first_stage_path,
@@ -82,7 +85,8 @@ class SpeechAPI:
         self.model_voices, self.num_uploads = {}, 0
         self.lexicon = load_lexicon(config.lexicon)
         self.options = self.make_options()
-        self.readers, self.uploads = ThreadPoolExecutor(2, 'reader'), ThreadPoolExecutor(1, 'upload', give_way)
+        self.readers, self.long_texts = ThreadPoolExecutor(2, 'reader'), ThreadPoolExecutor(1, 'long text')
+        self.uploads = ThreadPoolExecutor(1, 'upload', give_way)
         self.metrics.jobs.set_function(self.num_jobs)
         self.metrics.voices.set_function(lambda: len(self.store.list()))
 
@@ -104,6 +108,11 @@ class SpeechAPI:
     async def run_in_reader(self, function, *args):
         "Run a function in a reader thread."
         return await asyncio.get_running_loop().run_in_executor(self.readers, function, *args)
+
+    async def split_in_turn(self, text: str, *args) -> list:
+        "Run `split_text` in a reader thread, or in the thread for long texts."
+        pool = self.readers if len(text) <= LONG_TEXT else self.long_texts
+        return await asyncio.get_running_loop().run_in_executor(pool, self.split_text, text, *args)
 
     def check_uploads(self):
         "Raise `QueueFull` if too many recordings are being read."
@@ -137,7 +146,7 @@ class SpeechAPI:
         self.status = 'stopping'
         if self.speech_service:
             self.speech_service.close()
-        for pool in (self.readers, self.uploads):
+        for pool in (self.readers, self.long_texts, self.uploads):
             pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../../nbs/serve/12_api.ipynb #20620bac
@@ -159,6 +168,8 @@ def load(self: SpeechAPI):
     job = self._make_job(self.tts.segments(["Good morning."], voice, 1), self.options, self.chunk)
     self.speech_service.submit(job)
     job.collect()
+    if self.on_loaded:
+        self.on_loaded()
     if self.status == 'loading':
         self.status = 'ok'
     seconds = round(time.perf_counter() - began, 2)
@@ -278,7 +289,7 @@ async def start_speech(
 ) -> SpeechResponse:
     "Return the response with the speech of a text."
     loop, ready, about = asyncio.get_running_loop(), asyncio.Event(), request.state.about
-    segments = await self.run_in_reader(self.split_text, text, voice, seed, options)
+    segments = await self.split_in_turn(text, voice, seed, options)
 
     def on_ready():
         try:
@@ -357,7 +368,7 @@ async def tts_form(
     options = self.make_options(guidance=guidance, top_p=top_p)
     has_url = re.match(r'[A-Za-z][A-Za-z0-9+.-]*://', speaker_ref_path or '')
     if audiodata or has_url:  # the text is checked before the recording, which is more work
-        await self.run_in_reader(self.split_text, text, Voice(torch.zeros(256)), 0, options)
+        await self.split_in_turn(text, Voice(torch.zeros(256)), 0, options)
     if audiodata:
         voice = await self.voice_from_upload(audiodata)
     elif has_url:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import threading
@@ -24,18 +25,20 @@ from .. import __version__
 from ..audio.encode import STREAM_MEDIA_TYPES
 from ..core.devices import limit_malloc_arenas
 from ..core.errors import MetaVoiceError, OptionError
+from ..core.sockets import open_sockets
 from ..generate.tts import TTS
 from . import schema
 from .api import SpeechAPI
 from .config import LOOPBACK_HOSTS, ServerConfig
-from .connections import make_protocol, open_sockets
+from .connections import make_protocol
 from .errors import APIError, from_http_exception, from_validation_error
 from .monitoring import capture_stderr, configure_logging, log_event, log_uncaught, logger
 from .security import PUBLIC_PATHS, SecurityMiddleware
 
 # %% auto #0
 __all__ = ['TTS_ERRORS', 'SOUND', 'WAV', 'METRICS', 'PROBE', 'RAW', 'ROUTES', 'Route', 'describe_bytes', 'add_routes',
-           'error_handler', 'add_error_handlers', 'make_lifespan', 'make_app', 'Server', 'run_server', 'start_server']
+           'error_handler', 'add_error_handlers', 'make_lifespan', 'make_app', 'Server', 'run_server', 'freeze_heap',
+           'start_server']
 
 # %% ../../nbs/serve/14_app.ipynb #25577c09
 class Route(NamedTuple):
@@ -250,15 +253,21 @@ def run_server(
         return _serve(config)
 
 
+def freeze_heap():
+    "Exempt what is loaded from garbage collection: a full collection holds up all threads for 0.2 s."
+    gc.collect()
+    gc.freeze()
+
+
 def _serve(config: ServerConfig) -> int:
     "Serve with the log in place; returns the exit code."
     try:
-        sockets = open_sockets(config)
+        sockets = open_sockets(config.host, config.port)
     except OptionError as e:
         logger.error(str(e))
         return 1
     try:
-        service = SpeechAPI(config)
+        service = SpeechAPI(config, on_loaded=freeze_heap)
     except MetaVoiceError as e:
         logger.error(str(e))
         return 2
@@ -278,7 +287,7 @@ def start_server(
     ready: bool = True,  # wait until the model is loaded
 ) -> Server:  # `stop()` ends it, `url` is its address
     "Start a server in a thread, for notebooks and tests; raises `OptionError` if it can't listen."
-    sockets = open_sockets(config)
+    sockets = open_sockets(config.host, config.port)
     server = Server(SpeechAPI(config, tts))
     server.thread = threading.Thread(target=server.run, args=(sockets,), name='server', daemon=True)
     server.thread.start()

@@ -4,6 +4,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -261,6 +262,17 @@ def test_layout_and_contrast(page, dark):
         contrast = (max(ink, paper) + .05) / (min(ink, paper) + .05)
         assert contrast >= 4.5, (name, contrast)  # WCAG 2.2, AA
     assert (luminance[0][2] < .1) == dark
+
+
+@pytest.mark.slow
+def test_pages_that_start_at_the_same_time_get_different_ports(ui):
+    with ThreadPoolExecutor() as pool:
+        started = list(pool.map(lambda _: ui(), range(2)))
+    ports = [urlsplit(url).port for _, url in started]
+    for process, _ in started:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(600) == 0
+    assert len(set(ports)) == 2
 
 
 @pytest.mark.slow
