@@ -100,7 +100,8 @@ def open_tensors(
     from safetensors import SafetensorError, safe_open
 
     with open_regular(path) as file:
-        size = int.from_bytes(file.read(8), 'little')
+        begin = file.read(8)
+    size = int.from_bytes(begin, 'little') if len(begin) == 8 else 0  # a shorter file is none of tensors
     if size > MAX_JSON_BYTES:
         raise BundleError(f"{path} has a header of {size} bytes; at most {MAX_JSON_BYTES} are read")
     try:

@@ -19,8 +19,8 @@ from pathlib import Path
 from .errors import BundleError, OutputError
 
 # %% auto #0
-__all__ = ['is_stream', 'is_standard_output', 'open_stream', 'open_regular', 'read_limited', 'atomic_write', 'cache_dir',
-           'content_key', 'download']
+__all__ = ['is_stream', 'is_standard_output', 'open_stream', 'read_limited', 'atomic_write', 'cache_dir', 'content_key',
+           'download']
 
 # %% ../../nbs/core/03_files.ipynb #e5d86ac9
 def open_descriptor(
@@ -96,14 +96,14 @@ def read_stream(file, most: int) -> bytearray:
 # %% ../../nbs/core/03_files.ipynb #3b6e6d55
 MAX_TEXT_BYTES = 256 << 20  # of a table or a text
 
-# %% ../../nbs/core/03_files.ipynb #e9c27dfc
+
 def open_regular(path: str | Path):  # a binary file
     "Open a file for reading; raises `OSError` for a pipe or a device too."
     if is_stream(path):
         raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
     return open(path, 'rb')
 
-
+# %% ../../nbs/core/03_files.ipynb #e9c27dfc
 def read_limited(
     path: str | Path,  # a file, or a pipe that the user names
     most: int = MAX_TEXT_BYTES,

@@ -59,10 +59,10 @@ class Voice:
     def __post_init__(self):
         wanted = f"the embedding of a voice has to be {EMBEDDING_SIZE} finite numbers"
         if self.embedding.shape != (EMBEDDING_SIZE,):
-            raise AudioError(f"{wanted}, not of the shape {tuple(self.embedding.shape)}")
+            raise AudioError(f"{wanted}, not {tuple(self.embedding.shape)}")
         e = self.embedding = self.embedding.detach().to('cpu', torch.float32)
         if not e.isfinite().all():
-            raise AudioError(f"{wanted}, and {(~e.isfinite()).sum()} aren't")
+            raise AudioError(f"{wanted}, not {tuple(e.shape)} with {(~e.isfinite()).sum()} that aren't")
         if self.accent not in ACCENTS:
             raise AudioError(f"the accent of a voice is {show(self.accent)}; use {' or '.join(ACCENTS)}")
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/measure/19_hostile_checkpoints.ipynb #19342f7c
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 import zipfile
@@ -202,6 +203,12 @@ def one_storage(folder):
     change_stage(folder, lambda c: c["model"].update({f"w{i}": shared_weight for i in range(10_000)}))
 
 # %% ../../nbs/measure/19_hostile_checkpoints.ipynb #6dd68e3c
+def pipe(folder):
+    "A named pipe without a writer."
+    (folder / "first_stage.pt").unlink()
+    os.mkfifo(folder / "first_stage.pt")
+
+
 def stage_layers(folder):
     "Ten million layers in a released stage."
     change_stage(folder, lambda c: c["model_args"].update(n_layer=10**7))
@@ -254,5 +261,5 @@ RELEASES = [  # functions that change a copy of the small release
     bomb, bomb_tensor, flood, copies, updates, encodings, reserve, list_bomb, dict_bomb, hash_bomb, own_list,
     deep_list, deep_dict, circle, references, legacy_storage, legacy_string, legacy_flood, expanded, one_storage,
     stage_layers, stage_heads, stage_tokeniser, stage_special, stage_meta, stage_name, entries,
-    *(bands_of(n) for n in (10**9, -1, 0, 0.5, "a")),
+    *(bands_of(n) for n in (10**9, -1, 0, 0.5, "a")), pipe,
 ]  # fmt: skip

@@ -100,6 +100,14 @@ def tokeniser(**changes):
     return change
 
 
+def pipe(name):
+    "Return a function that puts a named pipe without a writer in the place of a file."
+    def change(folder):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+    return change
+
+
 def deep_json(folder):
     "A tokeniser of brackets."
     (folder / "tokeniser.json").write_text("[" * 200_000)
@@ -137,6 +145,7 @@ BUNDLES = [  # functions that change a copy of the small bundle
         ("num_residual_layers", 10**7), ("sampling_rate", "fast"), ("target_bandwidths", []),
     )),
     bad_adapter(4), bad_adapter(10**6),
+    *(pipe(name) for name in ("bundle.json", "tokeniser.json", "first_stage.safetensors", "codec.safetensors")),
 ]  # fmt: skip
 
 # %% ../../nbs/measure/20_hostile_models.ipynb #34adfa8a

@@ -269,7 +269,7 @@ def test_a_voice_is_not_read_if_it_is_large(tmp_path):
     os.truncate(path, 8 + len(header) + 4 * 10**9)
     with pytest.raises(AudioError, match=r"has the shape \(1000000000,\); expected \(256,\)"):
         Voice.load(path)
-    with pytest.raises(AudioError, match=r"not of the shape \(8, 256\)"):
+    with pytest.raises(AudioError, match=r"not \(8, 256\)"):
         Voice(torch.zeros(8, 256, dtype=torch.float16))
     large = json.dumps({f"t{n}": dict(dtype="F32", shape=[0], data_offsets=[0, 0]) for n in range(100_000)})
     (tmp_path / "large.safetensors").write_bytes(len(large).to_bytes(8, "little") + large.encode())
