@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from released import write_small_release
 
 import metavoice.bundle.hub
 from metavoice.bundle.load import load_bundle
@@ -16,6 +15,7 @@ from metavoice.cli import main
 from metavoice.core.errors import OptionError
 from metavoice.generate.tts import TTS
 from metavoice.jobs.longform import read_aloud
+from metavoice.measure.small_models import write_small_release
 
 SAMPLES = Path(__file__).parents[1] / "nbs" / "samples"
 TEXT = "The old man walked to the river."

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from metavoice.cli.common import (
     ProgressBar,
+    add_force_argument,
     add_model_arguments,
     add_speech_arguments,
     bounded_number,
@@ -23,6 +24,7 @@ from metavoice.cli.common import (
     flush_quietly,
     load_options,
     print_lines,
+    print_note,
     read_text_argument,
     speech_options,
 )
@@ -64,11 +66,7 @@ def add_sink_arguments(
         help=f"file to write: .wav, .flac, .ogg or .mp3 (default: {DEFAULT_OUTPUT}, or speech-2.wav and so on); with "
         "--stream: .wav, .pcm, a named pipe, or - for standard output (default: -)",
     )
-    command.add_argument(
-        '--force',
-        action='store_true',
-        help="replace a file that metavoice didn't make; without it, the command asks at a terminal, else fails",
-    )
+    add_force_argument(command)
     command.add_argument(
         '--resume',
         action='store_true',
@@ -285,7 +283,8 @@ def stream_command(
     lines = format_speech_report(duration, rate, path or 'standard output', timings, **about)
     lines.append(f"the first sound came {first:.2f} s after the model was found")
     if path is None:
-        print(*lines, sep='\n', file=sys.stderr)
+        for line in lines:
+            print_note(line, name='')
     else:
         print_lines(lines)
 
@@ -328,7 +327,7 @@ def choose_output(
     if args.output is None:
         path = check_output_path(default_output(args.resume, args.force))
         if args.quiet and path.name != DEFAULT_OUTPUT:
-            print(f"metavoice: {DEFAULT_OUTPUT} is there already; the sound goes to {path}", file=sys.stderr)
+            print_note(f"{DEFAULT_OUTPUT} is there already; the sound goes to {path}")
         return path
     if is_standard_output(args.output):
         check_no_terminal()

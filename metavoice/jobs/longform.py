@@ -21,8 +21,9 @@ from ..audio.captions import caption_format, save_captions
 from ..audio.encode import format_from_path, open_sound_file, to_int16
 from ..audio.sound import Word
 from ..bundle.load import Bundle
-from ..core.errors import OptionError, OutputError
-from ..core.files import atomic_write, content_key, is_stream
+from ..core.bounds import load_tensors
+from ..core.errors import BundleError, OptionError, OutputError
+from ..core.files import atomic_write, content_key, is_stream, read_limited
 from ..core.tables import load_json
 from ..generate.assembly import Assembler, make_assembler
 from ..generate.options import SpeechOptions, check_seed
@@ -73,7 +74,7 @@ class Journal:
             raise OptionError(f"{output} is a pipe or a device, where a job can't be resumed; name a file")
         self.folder = self.output.with_name(self.output.name + '.parts')
         try:
-            self.job = load_json((self.folder / 'job.json').read_text(encoding='utf-8'))
+            self.job = load_json(read_limited(self.folder / 'job.json', 1 << 20, regular=True).decode('utf-8'))
         except FileNotFoundError:
             self.job = None
         except (OSError, ValueError) as e:
@@ -131,15 +132,13 @@ class Journal:
         number: int,
     ) -> dict[str, Tensor] | None:
         "Return an entry, None if there is none; raises `OptionError`."
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         try:
-            return load(self._path(kind, number).read_bytes())
+            found = load_tensors(self._path(kind, number))
         except FileNotFoundError:
             return None
-        except (OSError, SafetensorError) as e:
+        except (OSError, BundleError) as e:
             raise self._unreadable(e) from None
+        return {name: tensor.clone() for name, tensor in found.items()}  # the file may be removed before they are used
 
     def drop(
         self,
