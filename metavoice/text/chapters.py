@@ -16,8 +16,8 @@ from .duration import expected_seconds
 from .markup import Block, read_blocks
 
 # %% auto #0
-__all__ = ['MAX_CHAPTERS', 'MAX_CHARACTERS', 'MAX_TITLE', 'Chapter', 'Document', 'shorten_title', 'check_document', 'join_titles',
-           'chapter_level', 'split_by_headings', 'read_plain', 'parse_ranges']
+__all__ = ['MAX_CHAPTERS', 'MAX_CHARACTERS', 'MAX_TITLE', 'Chapter', 'Document', 'shorten_title', 'check_document',
+           'split_by_headings', 'read_plain', 'parse_ranges']
 
 # %% ../../nbs/text/19_chapters.ipynb #6b9b7fae
 MAX_CHAPTERS = 3000
@@ -103,7 +103,7 @@ def chapter_level(
             return level
     return max(levels[:1] or sorted(counts)[:1] or [0])
 
-
+# %% ../../nbs/text/19_chapters.ipynb #e1785b7a
 def split_by_headings(
     blocks: list[Block],
     title: str = '',  # of the document; for what is before the first heading
@@ -115,7 +115,7 @@ def split_by_headings(
         if not 0 < block.level <= limit:
             current.append(block)
             continue
-        if current and not current[-1].level:  # not only headings so far
+        if any(one.kind != 'heading' for one in current[-3:]):  # there is text, and not only headings
             chapters.append(Chapter(join_titles(titles) or title or 'Opening', current))
             titles, current = [], []
         is_book = counts[block.level] == 1 and block.level < limit
@@ -138,7 +138,9 @@ _CHAPTER_LINE = re.compile(
     r'appendix(?:\s[a-z0-9])?)(?=$|\s?[.:—–])', re.I
 )
 _CONTENTS = re.compile(r'(?:table\sof\s)?contents[.:]?', re.I)
-_PAGE_NUMBER = re.compile(r'^[ \t]*(?:\[?\s?(?:page|pg\.?|p\.)\s?\d{1,4}\s?\]?|[-–—]\s?\d{1,4}\s?[-–—])[ \t]*$', re.I | re.M)
+_PAGE_NUMBER = re.compile(
+    r'^[ \t]*(?:\[?\s?(?:page|pg\.?|p\.)\s?\d{1,4}\s?\]?|[-–—]\s?\d{1,4}\s?[-–—])[ \t]*$', re.I | re.M
+)
 _GUTENBERG = re.compile(r'^\*\*\* ?(START|END) OF TH(?:E|IS) PROJECT GUTENBERG EBOOK[^\n]{0,200}$', re.M)
 _HEADER_FIELD = re.compile(r'^(Title|Author|Language): (.{1,200})$', re.M)
 _GAP = re.compile(r'\n[ \t]*(?:\n[ \t]*){3,}')
@@ -167,7 +169,8 @@ def _is_title(paragraph):
 def _is_contents(paragraph):
     "Return whether a paragraph is a list of chapters."
     lines = paragraph.strip().split('\n')
-    return len(lines) > 1 and sum(bool(_heading_level(line)) for line in lines[:100]) > max(1, min(len(lines), 100) // 3)
+    headings = sum(bool(_heading_level(line)) for line in lines[:100])
+    return headings > max(1, min(len(lines), 100) // 3)
 
 
 def _without_contents(paragraphs, levels):
@@ -178,7 +181,8 @@ def _without_contents(paragraphs, levels):
         while end < len(paragraphs) and levels[end]:
             end += 1
         if end == n:
-            if not (end + 1 < len(paragraphs) and levels[end + 1] and _CONTENTS.fullmatch(paragraphs[n].strip(' \n#*_'))):
+            before_list = n + 1 < len(paragraphs) and levels[n + 1]
+            if not (before_list and _CONTENTS.fullmatch(paragraphs[n].strip(' \n#*_'))):
                 kept.append(n)
             n += 1
             continue

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
 
 from ..core.errors import OptionError
 from ..core.tables import detect_encoding
