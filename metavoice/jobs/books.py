@@ -9,10 +9,9 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated
 
 import torch
 from fastcore.meta import delegates
@@ -23,15 +22,12 @@ from ..audio.encode import AUDIO_FORMATS, GENERATED_TAG, is_generated, open_soun
 from ..core.errors import MetaVoiceError, OptionError, OutputError
 from ..core.files import atomic_write
 from ..core.finder import is_file
-from ..core.settings import Range, Settings
 from ..core.tables import read_text
 from ..generate.options import PER_TEXT, SpeechOptions, check_seed
 from ..generate.tts import TTS
 from ..models.denoiser import Denoiser
-from ..text.chapters import Chapter, Document
-from ..text.duration import expected_seconds
-from ..text.markup import RULE_PAUSE, Block
-from ..text.split import PAUSES, sentence_breaks
+from ..text.chapters import Document
+from ..text.passages import BookSettings, Passage, make_passages
 from metavoice.jobs.batch import (
     BatchRow,
     BatchWriter,
@@ -44,40 +40,13 @@ from metavoice.jobs.batch import (
 )
 
 # %% auto #0
-__all__ = ['Pause', 'NARRATOR', 'CAST_COLUMNS', 'MAX_CAST', 'PASSAGE_CHARACTERS', 'BLOCK', 'FILE_NAME', 'BookSettings',
-           'read_cast', 'Passage', 'split_block', 'speaker_pattern', 'speaking_blocks', 'make_passages',
-           'estimate_seconds', 'SpokenChapter', 'chapter_sound', 'write_book', 'chapter_file', 'write_files',
-           'passage_rows', 'speak_passages', 'chapters_events', 'check_book_output', 'speak_book', 'book_tags']
+__all__ = ['read_cast', 'passage_rows', 'speak_passages', 'chapters_events', 'check_book_output', 'speak_book', 'book_tags']
 
 # %% ../../nbs/jobs/03_books.ipynb #46916abc
-Pause = Annotated[float, Range(0, 10)]
-
-
-@dataclass(frozen=True)
-class BookSettings(Settings):
-    "Pauses and sound of an audiobook; raises `OptionError` for a value out of range."
-
-    title_pause: Pause = 1.2  # seconds of silence after the title of a chapter
-    paragraph_pause: Pause = 0.6  # seconds of silence between paragraphs
-    scene_pause: Pause = 2.0  # seconds of silence between scenes
-    chapter_pause: Pause = 2.5  # seconds of silence after a chapter
-    bit_rate: Annotated[int, Range(24, 320)] = BIT_RATE  # kbit/s of m4b files, and of mp3 files with chapters
-
-    def pause(self, block: Block) -> float:
-        "Return the seconds of silence after a block."
-        if block.rule and block.pause in (None, RULE_PAUSE):
-            return self.scene_pause
-        if block.pause is not None:
-            return block.pause
-        own = PAUSES | dict(heading=self.title_pause, paragraph=self.paragraph_pause)
-        return own.get(block.kind, self.paragraph_pause)
-
-# %% ../../nbs/jobs/03_books.ipynb #5ac69cdb
-NARRATOR = 'narrator'
 CAST_COLUMNS = ('name', *PER_TEXT)
-MAX_CAST = 1000
+MAX_CAST = 1000  # speakers
 
-
+# %% ../../nbs/jobs/03_books.ipynb #7497ea84
 def read_cast(
     path: str | Path,  # a table with tabs, commas or semicolons
 ) -> dict[str, dict]:  # name in lower case → options as they are written
@@ -106,91 +75,6 @@ def read_cast(
     if not cast:
         raise OptionError(f"can't read the cast {path}: it has no rows; give a name and a voice for each speaker")
     return cast
-
-# %% ../../nbs/jobs/03_books.ipynb #00953622
-PASSAGE_CHARACTERS = 900  # about a minute
-
-
-@dataclass
-class Passage:
-    "What one speaker says in a row."
-
-    chapter: int  # its number
-    number: int  # in the chapter, from 1
-    speaker: str  # in lower case
-    blocks: list[Block]
-    pause: float  # seconds of silence after it
-
-    @property
-    def id(self) -> str:
-        "The name of its file."
-        return f'{self.chapter:05}-{self.number:05}'
-
-
-def split_block(block: Block) -> Iterator[Block]:
-    "Yield a long block in parts of whole sentences."
-    if len(block.text) <= 2 * PASSAGE_CHARACTERS:
-        yield block
-        return
-    start, ends = 0, [*sentence_breaks(block.text), len(block.text)]
-    for n, end in enumerate(ends):
-        if end == len(block.text) or ends[n + 1] - start > PASSAGE_CHARACTERS:
-            last = end == len(block.text)
-            part = replace(block, text=block.text[start:end].strip())
-            yield part if last else replace(part, pause=PAUSES['sentence'], rule=False)
-            start = end
-
-
-def speaker_pattern(names: list[str]) -> re.Pattern:
-    "Return a pattern for the name of a speaker and a colon at the beginning of a block."
-    alternatives = '|'.join(re.escape(name) for name in sorted(names, key=len, reverse=True) if name != NARRATOR)
-    return re.compile(rf'\W{{0,3}}({alternatives})(?:\s?\([^()]{{0,80}}\))?[*_]{{0,2}}\s?[::]\W{{0,2}}\s*(?=\S)', re.I)
-
-
-def speaking_blocks(
-    chapter: Chapter,
-    names: list[str],  # of the cast, in lower case
-) -> Iterator[tuple[str, Block]]:  # speaker in lower case, block
-    "Yield the blocks of a chapter with their speakers."
-    pattern = speaker_pattern(names) if set(names) - {NARRATOR} else None
-    for block in chapter.blocks:
-        match = pattern.match(block.text) if pattern and block.kind != 'heading' else None
-        speaker = match[1].lower() if match else NARRATOR
-        yield speaker, replace(block, text=block.text[match.end() :]) if match else block
-
-
-def make_passages(
-    chapter: Chapter,
-    names: list[str],  # of the cast
-    settings: BookSettings,
-) -> list[Passage]:
-    "Return the passages of a chapter."
-    passages, size = [], 0
-    for speaker, whole in speaking_blocks(chapter, names):
-        for block in split_block(whole):
-            block = replace(block, pause=settings.pause(block))
-            if not any(c.isalnum() for c in block.text):
-                continue
-            last = passages[-1] if passages else None
-            if last and last.speaker == speaker and size + len(block.text) <= PASSAGE_CHARACTERS:
-                last.blocks.append(block)
-                last.pause, size = block.pause, size + len(block.text)
-            else:
-                number, size = len(passages) + 1, len(block.text)
-                passages.append(Passage(chapter.number, number, speaker, [block], block.pause))
-    if passages:
-        passages[-1].pause = settings.chapter_pause
-    return passages
-
-# %% ../../nbs/jobs/03_books.ipynb #c5dd6477
-def estimate_seconds(
-    chapter: Chapter,
-    settings: BookSettings | None = None,
-) -> float:
-    "Return the expected duration of a chapter with its pauses."
-    settings = settings or BookSettings()
-    speech = sum(expected_seconds(block.text) for block in chapter.blocks)
-    return speech + sum(map(settings.pause, chapter.blocks[:-1])) + settings.chapter_pause
 
 # %% ../../nbs/jobs/03_books.ipynb #351c662c
 @dataclass
@@ -244,7 +128,7 @@ def write_book(
     ends = list(accumulate(chapter.samples for chapter in chapters))
     marks = [ChapterMark(one.title, end - one.samples, end) for one, end in zip(chapters, ends)]
     with atomic_write(path) as temporary:
-        output = open_book_file(temporary, sample_rate, marks, tags, settings.bit_rate, path, GENERATED_TAG)
+        output = open_book_file(temporary, sample_rate, marks, tags, settings.bit_rate or BIT_RATE, path, GENERATED_TAG)
         with output as write:
             for chapter in chapters:
                 for block in chapter_sound(chapter):
@@ -381,7 +265,8 @@ def speak_book(
     """Speak a document into an audiobook; called again after an interruption, it goes on.
 
     Raises `MetaVoiceError` for what can't be spoken, `OptionError` and `OutputError`."""
-    path, settings, cast = Path(path), settings or BookSettings(), cast or {}
+    path = Path(path) if Path(path).name else Path(path).resolve()
+    settings, cast = settings or BookSettings(), cast or {}
     kind, on_progress = check_book_output(path, format), on_progress or (lambda *progress: None)
     options = SpeechOptions(**kwargs).resolve(tts.bundle)
     voice = None if voice is None else tts.voice(voice)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.archives import Archive
 from .chapters import Document, check_document, shorten_title, split_by_headings
-from .epub import element_text, elements, local_name, parse_xml
+from .epub import element_text, elements, local_name, read_xml
 from .html_blocks import import_lxml
 from .markup import RULE_PAUSE, Block
 
@@ -35,7 +35,7 @@ def _read_styles(archive):
     "Return what each style is: the level of a heading, title or skipped."
     name, names, based = 'word/styles.xml', {}, {}
     if name in archive:
-        for style in elements(parse_xml(archive.read(name, 8 << 20), name), 'style'):
+        for style in elements(read_xml(archive, name), 'style'):
             own = _value(style, 'styleId')
             for child in style:
                 if local_name(child) == 'name':
@@ -119,7 +119,7 @@ def _read_properties(archive):
     "Return the title, the author, the language and the date of a document."
     name, found = 'docProps/core.xml', {}
     if name in archive:
-        root = parse_xml(archive.read(name, 1 << 20), name)
+        root = read_xml(archive, name)
         for element in elements(root, 'title', 'creator', 'language', 'created'):
             found.setdefault(local_name(element), shorten_title(element_text(element)))
     return found

@@ -36,6 +36,15 @@ def parse_xml(
     return root
 
 
+def read_xml(
+    archive: Archive,
+    name: str,  # of a member
+    limit: int = 8 << 20,  # bytes
+):  # an element of lxml
+    "Return the root of an XML document in an archive; raises `TextError`."
+    return parse_xml(archive.read(name, limit), f"can't read {archive.path}: {name}")
+
+
 def local_name(element) -> str:
     "Return the name of an element without its namespace; empty for an entity."
     return element.tag.rpartition('}')[2] if isinstance(element.tag, str) else ''
@@ -59,7 +68,7 @@ def check_unprotected(archive: Archive):
     name = 'META-INF/encryption.xml'
     if name not in archive:
         return
-    root = parse_xml(archive.read(name, 4 << 20), name)
+    root = read_xml(archive, name)
     for data in elements(root, 'EncryptedData'):
         methods = {element.get('Algorithm') for element in elements(data, 'EncryptionMethod')}
         if not methods or not methods.issubset(_FONT_OBFUSCATION):
@@ -79,13 +88,13 @@ def _find_package(archive):
     "Return the name and the root of the package document."
     container, found = 'META-INF/container.xml', None
     if container in archive:
-        root = parse_xml(archive.read(container, 1 << 20), container)
+        root = read_xml(archive, container)
         paths = [element.get('full-path') or '' for element in elements(root, 'rootfile')]
         found = next((path for path in map(lambda path: archive.resolve('', path), paths) if path), None)
     found = found or next((name for name in archive.names if name.lower().endswith('.opf')), None)
     if found is None:
         raise archive.error("it has no package document (.opf), so it isn't an epub")
-    return found, parse_xml(archive.read(found, 8 << 20), found)
+    return found, read_xml(archive, found)
 
 
 def _read_manifest(archive, base, package):
@@ -160,7 +169,7 @@ def read_nav(archive: Archive, name: str) -> list[Entry]:
 
 def read_ncx(archive: Archive, name: str) -> list[Entry]:
     "Return the entries of an NCX file."
-    root, entries, depths = parse_xml(archive.read(name, 8 << 20), name), [], {}
+    root, entries, depths = read_xml(archive, name), [], {}
     for point in elements(root, 'navPoint'):
         depths[point] = depth = depths.get(point.getparent(), 0) + 1
         labels, contents = [[e for e in point if local_name(e) == tag] for tag in ('navLabel', 'content')]
