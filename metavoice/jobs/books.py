@@ -40,7 +40,7 @@ from metavoice.jobs.batch import (
 )
 
 # %% auto #0
-__all__ = ['read_cast', 'passage_rows', 'speak_passages', 'chapters_events', 'check_book_output', 'speak_book', 'book_tags']
+__all__ = ['read_cast', 'check_book_output', 'speak_book', 'book_tags']
 
 # %% ../../nbs/jobs/03_books.ipynb #46916abc
 CAST_COLUMNS = ('name', *PER_TEXT)

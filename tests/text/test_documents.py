@@ -175,8 +175,9 @@ def test_damaged_files_are_read_or_refused(tmp_path):
 def test_random_pages_never_fail():
     draw = random.Random(1)
     bits = ["<p>", "</p>", "<h1>", "<a href='#n1'>", "1", "</a>", "<sup>", "</sup>", "<table>", "<td>", "</tr>",
-            "<pre>", "\n", "<br/>", "<title/>", "&amp;", "&#0;", "&x;", "<!--", "-->", "<![CDATA[", "]]>", "word ", "<svg>",
-            "</svg>", "\0", "\ud800", "é", "<li>", "</ul>", "<span epub:type='pagebreak'>", "</span>", "<nav>", "</nav>"]
+            "<pre>", "\n", "<br/>", "<title/>", "&amp;", "&#0;", "&x;", "<!--", "-->", "<![CDATA[", "]]>", "word ",
+            "<svg>", "</svg>", "\0", "\ud800", "é", "<li>", "</ul>", "<span epub:type='pagebreak'>", "</span>",
+            "<nav>", "</nav>"]
     for _ in range(300):
         page = read_page("".join(draw.choices(bits, k=draw.randrange(60))))
         assert all(block.text and 0 <= block.level <= 6 for block in page.blocks)
