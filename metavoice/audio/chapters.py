@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .encode import open_sound_file, to_int16
 from ..core.errors import OptionError
+from ..core.provenance import Provenance
 
 # %% auto #0
 __all__ = ['LANGUAGE_CODES', 'MAX_COVER_SIDE', 'BOOK_FORMATS', 'BIT_RATE', 'BookTags', 'ChapterMark', 'language_code',
@@ -100,7 +101,7 @@ class ChapterWriter:
         file: str | Path,
         sample_rate: int,  # Hz
         format: str,  # of `BOOK_FORMATS`
-        tag: str | None = None,  # name of a program, for the comment
+        origin: Provenance | None = None,  # for the comment of a file with synthetic speech
         marks: list[ChapterMark] | None = None,
         tags: BookTags | None = None,
         bit_rate: int = BIT_RATE,  # kbit/s
@@ -113,7 +114,7 @@ class ChapterWriter:
         self.stream = self.media.add_stream(codec, rate=sample_rate, layout='mono')
         self.stream.bit_rate = 1000 * bit_rate
         self.stream.metadata['language'] = language_code(tags.language)
-        self.set_tags(tags, tag)
+        self.set_tags(tags, origin)
         self.media.set_chapters([
             dict(id=n, start=mark.start, end=mark.end, time_base=self.time_base, metadata=dict(title=mark.title))
             for n, mark in enumerate(marks or ())
@@ -123,10 +124,10 @@ class ChapterWriter:
         if cover is not None:
             self.media.mux(cover)
 
-    def set_tags(self, tags: BookTags, tag: str | None):
+    def set_tags(self, tags: BookTags, origin: Provenance | None):
         "Put the metadata into the container."
         found = dict(title=tags.title, album=tags.title, artist=tags.author, album_artist=tags.author, date=tags.date)
-        found |= dict(composer=tags.narrator, genre='Audiobook', comment=tag)
+        found |= dict(composer=tags.narrator, genre='Audiobook', comment=str(origin or ''))
         if self.is_mp3:
             found |= dict(publisher=tags.publisher, language=language_code(tags.language))
         elif tags.publisher:
@@ -190,11 +191,11 @@ def open_book_file(
     tags: BookTags | None = None,
     bit_rate: int = BIT_RATE,  # kbit/s
     name: str | Path | None = None,  # of the file in messages; the path if None
-    tag: str | None = None,  # name of a program, for the comment
+    origin: Provenance | None = None,  # for the comment of a file with synthetic speech
 ):  # a context manager, whose value is a function that appends samples
     "Open an audiobook that grows; raises `OutputError` as `open_sound_file`, and `OptionError` without PyAV."
     import_av()
-    return open_sound_file(path, sample_rate, name, tag, ChapterWriter, marks=marks, tags=tags, bit_rate=bit_rate)
+    return open_sound_file(path, sample_rate, name, origin, ChapterWriter, marks=marks, tags=tags, bit_rate=bit_rate)
 
 # %% ../../nbs/audio/08_chapters.ipynb #89e00170
 def read_book_file(

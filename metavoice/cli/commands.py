@@ -24,6 +24,7 @@ from .read import add_read_parser
 from .serve import add_serve_parser
 from .synthesise import SYNTHESISE_EPILOG, add_synthesise_parser
 from .ui import add_ui_parser
+from .voices import add_voices_parser
 from ..core.errors import MetaVoiceError
 
 # %% auto #0
@@ -47,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_synthesise_parser(commands, [model])
     add_batch_parser(commands, [model])
     add_read_parser(commands, [model])
+    add_voices_parser(commands, [model])
     add_info_parser(commands, [model])
     add_export_parser(commands, [model])
     add_finetune_parser(commands, [])

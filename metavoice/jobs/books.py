@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -18,15 +18,17 @@ from fastcore.meta import delegates
 from torch import Tensor
 
 from ..audio.chapters import BIT_RATE, BookTags, ChapterMark, import_av, open_book_file
-from ..audio.encode import AUDIO_FORMATS, GENERATED_TAG, is_generated, open_sound_file
+from ..audio.encode import AUDIO_FORMATS, is_generated, open_sound_file
 from ..core.errors import MetaVoiceError, OptionError, OutputError
 from ..core.files import atomic_write
 from ..core.finder import is_file
 from ..core.tables import read_text
 from ..generate.options import PER_TEXT, SpeechOptions, check_seed
+from ..core.provenance import Provenance
 from ..generate.tts import TTS
+from ..generate.voice import speech_origin
 from ..models.denoiser import Denoiser
-from ..text.chapters import Document
+from ..text.chapters import Chapter, Document
 from ..text.passages import BookSettings, Passage, make_passages
 from metavoice.jobs.batch import (
     BatchRow,
@@ -99,6 +101,14 @@ class SpokenChapter:
         return sum(self.lengths) + sum(self.pauses)
 
 
+def spoken_chapter(chapter: Chapter, passages: list[Passage], folder: Path, sample_rate: int) -> SpokenChapter:
+    "Return a chapter with the files of its passages."
+    files, pauses = [folder / f'{one.id}.flac' for one in passages], [round(one.pause * sample_rate) for one in passages]
+    found = SpokenChapter(chapter.title, chapter.number, files, pauses)
+    found.measure()
+    return found
+
+
 BLOCK = 65536  # samples in memory
 
 
@@ -122,13 +132,14 @@ def write_book(
     sample_rate: int,  # Hz
     tags: BookTags,
     settings: BookSettings,
+    origin: Provenance,
     on_progress: Callable,
 ):
     "Join chapters to one file; raises `OutputError`."
     ends = list(accumulate(chapter.samples for chapter in chapters))
     marks = [ChapterMark(one.title, end - one.samples, end) for one, end in zip(chapters, ends)]
     with atomic_write(path) as temporary:
-        output = open_book_file(temporary, sample_rate, marks, tags, settings.bit_rate or BIT_RATE, path, GENERATED_TAG)
+        output = open_book_file(temporary, sample_rate, marks, tags, settings.bit_rate or BIT_RATE, path, origin)
         with output as write:
             for chapter in chapters:
                 for block in chapter_sound(chapter):
@@ -155,6 +166,7 @@ def write_files(
     format: str,  # of `AUDIO_FORMATS`
     sample_rate: int,  # Hz
     tags: BookTags,
+    origin: Provenance,
     on_progress: Callable,
 ):
     "Write each chapter to a file of a folder; raises `OutputError`."
@@ -167,7 +179,7 @@ def write_files(
         about = dict(title=chapter.title, album=tags.title, artist=tags.author, date=tags.date, genre='Audiobook')
         about |= dict(tracknumber=str(chapter.number))
         about = {name: text for name, text in about.items() if text}
-        with atomic_write(path) as t, open_sound_file(t, sample_rate, path, GENERATED_TAG, tags=about) as write:
+        with atomic_write(path) as t, open_sound_file(t, sample_rate, path, origin, tags=about) as write:
             for block in chapter_sound(chapter):
                 write(block)
                 on_progress('encoding', written + write.samples_written, total)
@@ -204,7 +216,7 @@ def speak_passages(
         raise type(error)(f"chapter {int(row_id[:5])}: {error}")
     sample_rate = Denoiser.sample_rate if options.denoise else tts.bundle.codec.sample_rate
     remove_partial_files(folder, [row.id for row in rows])
-    writer = BatchWriter(folder, 'flac', sample_rate, rows, keys, on_progress)
+    writer = BatchWriter(tts, folder, 'flac', sample_rate, rows, keys, on_progress)
     left = [row for row in good if row.id not in writer.before]
     for events in [speak(left, batch_size)] if speak else chapters_events(tts, left, batch_size):
         with closing(events):
@@ -284,24 +296,21 @@ def speak_book(
         spoken = speak_passages(
             tts, rows, parts, options=options, voice=voice, seed=check_seed(seed), batch_size=batch_size, speak=speak,
             on_progress=lambda _, done, of: on_progress('book', done, of))
-        found = []
-        for chapter, part in zip(wanted, passages):
-            files, pauses = [parts / f'{one.id}.flac' for one in part], [round(one.pause * rate) for one in part]
-            found.append(SpokenChapter(chapter.title, chapter.number, files, pauses))
-            found[-1].measure()
-        tags = book_tags(document, tts, voice)
+        found = [spoken_chapter(*one, parts, rate) for one in zip(wanted, passages)]
+        tags, origin = book_tags(document, tts, rows)
         if kind[0] == '/':
             path.mkdir(exist_ok=True)
-            write_files(found, len(document.chapters), path, kind[1:], rate, tags, on_progress)
+            write_files(found, len(document.chapters), path, kind[1:], rate, tags, origin, on_progress)
         else:
-            write_book(found, path, rate, tags, settings, on_progress)
+            write_book(found, path, rate, tags, settings, origin, on_progress)
         shutil.rmtree(parts)
     about = [(chapter.title, chapter.samples / rate) for chapter in found]
     return dict(chapters=about, passages=len(rows), spoken=spoken, duration=sum(s for _, s in about), sample_rate=rate)
 
 
-def book_tags(document: Document, tts: TTS, voice) -> BookTags:
-    "Return the metadata of an audiobook."
+def book_tags(document: Document, tts: TTS, rows: list[BatchRow]) -> tuple[BookTags, Provenance]:
+    "Return the metadata of an audiobook, and the statement about its speech."
     names = ('title', 'author', 'language', 'date', 'publisher', 'cover')
-    narrator = voice.name if voice is not None else next(iter(tts.bundle.voices), '')
-    return BookTags(narrator=narrator, **{name: getattr(document, name) for name in names})
+    voices = ', '.join(dict.fromkeys(row.options.voice.name for row in rows))
+    tags = BookTags(narrator=voices, **{name: getattr(document, name) for name in names})
+    return tags, replace(speech_origin(tts.bundle, rows[0].options.voice), voice=voices)

@@ -67,7 +67,8 @@ class ServerConfig(Settings):
     max_seconds: Annotated[float, Range(1, 100_000)] = 120.0  # seconds in a reference recording
     max_channels: Annotated[int, Range(1, 1024)] = 8  # channels in a reference recording
     max_voices: Annotated[int, Range(0, 1_000_000)] = 1000  # registered voices
-    voices: str | None = None  # folder of the registered voices (default: voices in metavoice's data folder)
+    voices: str | None = None  # folder of the registered voices (default: the user's, as `metavoice voices` has it)
+    require_consent: bool = False  # refuse to register a voice without the speaker's consent
     api_keys: Annotated[tuple, NO_FLAG] = ()  # keys, 16 characters or more; a request sends one as a bearer token
     api_keys_file: str | None = None  # file with API keys, one a line
     fetch_from: tuple = ()  # URLs below which references are fetched, as https://example.com/voices/ (default: none)

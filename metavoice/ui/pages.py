@@ -22,11 +22,12 @@ from urllib.parse import quote
 import metavoice
 from ..core import errors
 from ..core.errors import OptionError
+from ..core.sockets import open_sockets
 
 # %% auto #0
-__all__ = ['WEB_DIR', 'SHARED_KERNEL', 'APPS', 'DEFAULT_PORT', 'LOOPBACK_HOSTS', 'LOGIN_PAGE', 'make_app_notebook',
-           'find_free_port', 'page_url', 'set_xsrf_cookie', 'voila_config', 'make_server', 'find_device', 'can_share',
-           'write_kernel_spec', 'start_model_process', 'check_page_requirements', 'serve_page']
+__all__ = ['WEB_DIR', 'SHARED_KERNEL', 'APPS', 'DEFAULT_PORT', 'LOOPBACK_HOSTS', 'make_app_notebook', 'page_url',
+           'set_xsrf_cookie', 'voila_config', 'make_server', 'find_device', 'can_share', 'write_kernel_spec',
+           'start_model_process', 'check_page_requirements', 'serve_page']
 
 # %% ../../nbs/ui/05_pages.ipynb #79531178
 WEB_DIR = Path(metavoice.__file__).parent / 'web'  # with the page template
@@ -62,22 +63,17 @@ def make_app_notebook(
 DEFAULT_PORT, LOOPBACK_HOSTS = 8866, ('127.0.0.1', '::1', 'localhost')
 
 # %% ../../nbs/ui/05_pages.ipynb #60f31359
-def find_free_port(
+def listen(
     host: str,
     port: int | None = None,  # 8866 if None, or any free port if 8866 is taken
-) -> int:
-    "Return a port to listen on; raises `OptionError` if it isn't available."
-    for wanted in [DEFAULT_PORT, 0] if port is None else [port]:
+) -> list[socket.socket]:
+    "Return listening sockets; raises `OptionError` if the port isn't available."
+    if port is None:
         try:
-            family, kind, proto, _, address = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM)[0]
-            with socket.socket(family, kind, proto) as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                trial.bind(address)
-                return trial.getsockname()[1]
-        except OSError as e:
-            reason = e.strerror or e
-    where = f"{host}, port {port or DEFAULT_PORT}"
-    raise OptionError(f"can't listen on {where}: {reason}; choose another --port or --host")
+            return open_sockets(host, DEFAULT_PORT)
+        except OptionError:
+            port = 0
+    return open_sockets(host, port)
 
 # %% ../../nbs/ui/05_pages.ipynb #accdab08
 def page_url(
@@ -156,10 +152,12 @@ LOGIN_PAGE = '''<!doctype html>
 # %% ../../nbs/ui/05_pages.ipynb #cab427cc
 def make_server(
     config,  # of traitlets
+    sockets: list[socket.socket],  # that it listens on
     kernels: Path | None = None,  # a folder of kernels that it can start too
 ):  # a `Voila`
     "Return a Voilà server with our page for browsers without the token."
     from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+    from tornado.httpserver import HTTPServer
     from tornado.web import RequestHandler
     from voila.app import Voila
 
@@ -181,6 +179,11 @@ def make_server(
             if kernels is not None:
                 self.kernel_spec_manager.kernel_dirs.insert(0, str(kernels))
             return settings
+
+        def listen(self):
+            # Voilà would open the port only now, and another program may have taken it in the meantime.
+            self.app.listen = lambda port, address: HTTPServer(self.app).add_sockets(sockets)
+            super().listen()
 
         def init_handlers(self) -> list:
             return [(f'{self.base_url}login', LoginHandler), *super().init_handlers()]
@@ -291,16 +294,19 @@ def serve_page(
     from traitlets.config import Config
 
     device = find_device(model)
-    token, port = secrets.token_urlsafe(18) if token is None else token, find_free_port(host, port)
+    sockets, token = listen(host, port), secrets.token_urlsafe(18) if token is None else token
+    port = sockets[0].getsockname()[1]
     model = Path(model).resolve() if Path(model).is_dir() else model
     with tempfile.TemporaryDirectory(prefix='metavoice-') as folder, ExitStack() as processes:
+        for one in sockets:
+            processes.enter_context(one)
         shared = app == 'clone' and can_share(device, folder)
         path = Path(folder) / f'{app}.ipynb'
         nbformat.write(make_app_notebook(app, model, Path.cwd(), shared), path)
         config = Config(voila_config(host, port, token, app))
         if shared:
             processes.enter_context(start_model_process(model, Path(folder)))
-        server = make_server(config, Path(folder) / 'kernels' if shared else None)
+        server = make_server(config, sockets, Path(folder) / 'kernels' if shared else None)
         server.initialize([str(path)])
         server.template_paths.insert(0, str(WEB_DIR / 'page'))
         # Tornado reads Jupyter's milliseconds between two pings as seconds, and warns; it logs each refused request.

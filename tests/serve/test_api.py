@@ -60,10 +60,10 @@ def test_openai_client_lists_models(client):
 @pytest.mark.parametrize(
     "body, error, message",
     [
-        (dict(model="tts-1"), openai.NotFoundError, "no model 'tts-1'"),
+        (dict(model="whisper-1"), openai.NotFoundError, "no model 'whisper-1'; this server has 'nano'"),
         (dict(speed=1.5), openai.BadRequestError, "speed is 1.5"),
-        (dict(response_format="aac"), openai.BadRequestError, "response_format"),
-        (dict(voice="alloy"), openai.NotFoundError, "no voice 'alloy'"),
+        (dict(response_format="wma"), openai.BadRequestError, "response_format"),
+        (dict(voice="nobody"), openai.NotFoundError, "no voice 'nobody'; use af_heart, .*bm_george"),
     ],
 )
 def test_openai_client_raises_its_errors(client, body, error, message):
