@@ -8,12 +8,11 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
-import sys
 
 from .. import __version__
 from .batch import add_batch_parser
 from .benchmark import add_benchmark_parser, add_random_parser
-from .common import Parser, silence_libraries, single_line
+from .common import Parser, print_note, silence_libraries
 from .corpus import add_corpus_parser
 from .evaluate import add_evaluate_parser
 from .export import add_export_parser
@@ -88,8 +87,8 @@ def main(
         with silence_libraries():
             return args.run(args) or 0
     except MetaVoiceError as e:
-        print(f"metavoice: {single_line(e)}", file=sys.stderr)
+        print_note(e)
         return 2
     except KeyboardInterrupt:
-        print(f"metavoice: interrupted; {args.interrupted}", file=sys.stderr)
+        print_note(f"interrupted; {args.interrupted}")
         return 130

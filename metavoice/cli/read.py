@@ -11,6 +11,7 @@ from pathlib import Path
 
 from metavoice.cli.common import (
     ProgressBar,
+    add_force_argument,
     add_model_arguments,
     add_speech_arguments,
     bounded_number,
@@ -78,8 +79,7 @@ def add_book_arguments(
     command.add_argument(
         '--format', metavar='NAME', help="write a folder of files in this format: wav, flac, ogg or mp3 (default: mp3)"
     )
-    force = "replace a file that metavoice didn't make; without it, the command asks at a terminal, else fails"
-    command.add_argument('--force', action='store_true', help=force)
+    add_force_argument(command)
     add_flags(command, BookSettings, config_file=False, unset=dict(bit_rate=64))
     command.add_argument(
         '--ray',

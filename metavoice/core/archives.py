@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from .errors import TextError, show
+from .files import open_regular
 
 # %% auto #0
 __all__ = ['MAX_MEMBERS', 'MAX_DIRECTORY_BYTES', 'MAX_UNPACKED_BYTES', 'END_RECORD', 'ZIP64_LOCATOR', 'check_directory',
@@ -52,7 +53,7 @@ class Archive:
     ):
         self.path, self.left = Path(path), MAX_UNPACKED_BYTES
         try:
-            self.file = open(path, 'rb')
+            self.file = open_regular(path)
         except (OSError, ValueError) as e:
             raise TextError(f"can't read {path}: {getattr(e, 'strerror', None) or e}") from None
         try:

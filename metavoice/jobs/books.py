@@ -103,7 +103,8 @@ class SpokenChapter:
 
 def spoken_chapter(chapter: Chapter, passages: list[Passage], folder: Path, sample_rate: int) -> SpokenChapter:
     "Return a chapter with the files of its passages."
-    files, pauses = [folder / f'{one.id}.flac' for one in passages], [round(one.pause * sample_rate) for one in passages]
+    files, pauses = [folder / f'{one.id}.flac' for one in passages], [one.pause for one in passages]
+    pauses = [round(seconds * sample_rate) for seconds in pauses]
     found = SpokenChapter(chapter.title, chapter.number, files, pauses)
     found.measure()
     return found
@@ -218,7 +219,7 @@ def speak_passages(
     remove_partial_files(folder, [row.id for row in rows])
     writer = BatchWriter(tts, folder, 'flac', sample_rate, rows, keys, on_progress)
     left = [row for row in good if row.id not in writer.before]
-    for events in [speak(left, batch_size)] if speak else chapters_events(tts, left, batch_size):
+    for events in [speak(left, batch_size)] if speak else chapters_events(tts, left, batch_size, on_progress):
         with closing(events):
             for row, samples, ends in events:
                 writer.write(row, row_chunks(samples, ends, events))
@@ -233,10 +234,11 @@ def chapters_events(
     tts: TTS,
     rows: list[BatchRow],
     batch_size: int | None,
+    on_progress: Callable,
 ) -> Iterator[Iterator]:
     "Yield the events of each chapter."
     for chapter in dict.fromkeys(row.id[:5] for row in rows):
-        yield speak_in_blocks(tts, [row for row in rows if row.id[:5] == chapter], batch_size)
+        yield speak_in_blocks(tts, [row for row in rows if row.id[:5] == chapter], batch_size, on_progress)
 
 # %% ../../nbs/jobs/03_books.ipynb #3c641760
 def check_book_output(
@@ -295,7 +297,7 @@ def speak_book(
     with lock_folder(parts):
         spoken = speak_passages(
             tts, rows, parts, options=options, voice=voice, seed=check_seed(seed), batch_size=batch_size, speak=speak,
-            on_progress=lambda _, done, of: on_progress('book', done, of))
+            on_progress=lambda stage, *counts: on_progress('book' if stage == 'rows' else stage, *counts))
         found = [spoken_chapter(*one, parts, rate) for one in zip(wanted, passages)]
         tags, origin = book_tags(document, tts, rows)
         if kind[0] == '/':

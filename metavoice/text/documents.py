@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from ..core.errors import TextError
+from ..core.files import read_limited
 from ..core.tables import decode_text
 from .chapters import Document, check_document, read_plain, split_by_headings
 from .docx import read_docx
@@ -16,10 +17,10 @@ from .epub import elements, read_epub
 from .html_blocks import decode_page, import_lxml, read_page
 
 # %% auto #0
-__all__ = ['MAX_TEXT_BYTES', 'TEXT_ENDINGS', 'HTML_ENDINGS', 'DOCUMENT_ENDINGS', 'read_bytes', 'read_document']
+__all__ = ['MAX_DOCUMENT_BYTES', 'TEXT_ENDINGS', 'HTML_ENDINGS', 'DOCUMENT_ENDINGS', 'read_bytes', 'read_document']
 
 # %% ../../nbs/text/22_documents.ipynb #2ec495a7
-MAX_TEXT_BYTES = 64 << 20  # of a text, Markdown or HTML file
+MAX_DOCUMENT_BYTES = 64 << 20  # of a text, Markdown or HTML file
 
 TEXT_ENDINGS = ('.txt', '.text', '.md', '.markdown')
 HTML_ENDINGS = ('.html', '.htm', '.xhtml')
@@ -29,13 +30,9 @@ DOCUMENT_ENDINGS = ('.epub', '.docx', *HTML_ENDINGS, *TEXT_ENDINGS)
 def read_bytes(path: Path) -> bytes:
     "Return the content of a file of bounded size; raises `TextError`."
     try:
-        with open(path, 'rb') as file:
-            data = file.read(MAX_TEXT_BYTES + 1)
+        return bytes(read_limited(path, MAX_DOCUMENT_BYTES))
     except (OSError, ValueError) as e:
         raise TextError(f"can't read {path}: {getattr(e, 'strerror', None) or e}") from None
-    if len(data) > MAX_TEXT_BYTES:
-        raise TextError(f"can't read {path}: it has more than {MAX_TEXT_BYTES >> 20} MB")
-    return data
 
 # %% ../../nbs/text/22_documents.ipynb #1d632858
 _FRONT_MATTER = re.compile(r'\A---[ \t]*\n((?:[^\n]{0,500}\n){1,60}?)(?:---|\.\.\.)[ \t]*\n')

@@ -1,4 +1,5 @@
 "Documents: chapters and metadata of every format, and hostile files."
+import os
 import random
 import struct
 import tracemalloc
@@ -9,6 +10,7 @@ from epubs import CHAPTERS, PAGE, make_png, write_epub
 from helpers import raises_one_line
 
 import metavoice.core.archives as archives
+import metavoice.text.documents as documents
 from metavoice.core.archives import Archive
 from metavoice.core.errors import MetaVoiceError, TextError
 from metavoice.text.chapters import parse_ranges, read_plain
@@ -194,3 +196,13 @@ def test_a_table_of_contents_in_a_text_is_left_out():
     spaced = "Contents\n\nChapter 1\n\nChapter 2\n\nChapter 3\n\nChapter 1\n\nOne.\n\nChapter 2\n\nTwo.\n"
     found = [texts(chapter) for chapter in read_plain(spaced).chapters]
     assert found == [["Chapter 1", "One."], ["Chapter 2", "Two."]]
+
+
+def test_a_pipe_is_no_archive_and_a_text_is_bounded(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "a.epub")
+    with raises_one_line(TextError, "it is a pipe or a device, not a file"):
+        read_document(tmp_path / "a.epub")
+    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 10)
+    (tmp_path / "a.txt").write_text("The dog slept.")
+    with raises_one_line(TextError, "it has more than 10 bytes"):
+        read_document(tmp_path / "a.txt")
