@@ -19,6 +19,7 @@ from .export import add_export_parser
 from .finetune import add_finetune_parser, add_merge_parser, add_push_parser
 from .info import add_info_parser
 from .pretrain import add_pretrain_parser
+from .read import add_read_parser
 from .serve import add_serve_parser
 from .synthesise import SYNTHESISE_EPILOG, add_synthesise_parser
 from .ui import add_ui_parser
@@ -45,6 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     add_synthesise_parser(commands, [model])
     add_batch_parser(commands, [model])
+    add_read_parser(commands, [model])
     add_voices_parser(commands, [model])
     add_info_parser(commands, [model])
     add_export_parser(commands, [model])

@@ -276,7 +276,8 @@ def is_own_file(path: Path) -> bool:
     "Return whether metavoice made a file."
     from metavoice.audio.encode import AUDIO_FORMATS, is_generated
 
-    return is_generated(path) if path.suffix[1:].lower() in AUDIO_FORMATS else has_file_mark(path)
+    is_sound = path.suffix[1:].lower() in (*AUDIO_FORMATS, 'm4a', 'm4b')
+    return is_generated(path) if is_sound else has_file_mark(path)
 
 
 def check_replacing(

@@ -55,7 +55,7 @@ COLUMNS = ('text', 'id', *PER_TEXT)
 class BatchRow:
     "A text to speak into a file."
     id: str  # becomes the name of its file
-    text: str
+    text: str | list  # or the blocks of a document
     options: SpeechOptions | None = None  # resolved, with a `Voice` and a seed, once the row has been checked
     cells: dict = field(default_factory=dict)  # the options as the table has them
     prepared: PreparedText | None = None  # the text in words, once the row has been checked
@@ -316,7 +316,7 @@ def prepare_rows(
             continue
         good.append(row)
         own, how = row.options.voice, repr((replace(row.options, voice=None), format))
-        keys[row.id] = content_key(model, __version__, row.text, own.embedding.numpy().tobytes(), own.accent, how)
+        keys[row.id] = content_key(model, __version__, str(row.text), own.embedding.numpy().tobytes(), own.accent, how)
     return good, keys, bad
 
 

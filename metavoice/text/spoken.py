@@ -226,14 +226,16 @@ def _unknown(text, character):
 
 
 def prepare_text(
-    text: str,  # plain, Markdown, or with leftover HTML
+    text: str | list[Block],  # plain, Markdown, or with leftover HTML; or the blocks of a document
     tokeniser: Tokeniser,
     options: TextOptions = TextOptions(),
 ) -> PreparedText:
     "Turn a text into blocks of words; raises `TextError` if nothing is left to say, or as `strict` asks."
     blocks, quoted, written, left_out, known = [], [], [], {}, {}
     keep = '' if '"' in tokeniser.known else '"'
-    for block in read_blocks(text):
+    given = read_blocks(text) if isinstance(text, str) else text
+    text = text if isinstance(text, str) else '\n\n'.join(block.text for block in text)
+    for block in given:
         if block.text not in known:
             said = say_block(block.text, options) if options.spoken else block.text
             known[block.text] = tokeniser.fit(said, keep=keep)
