@@ -31,6 +31,22 @@ def benchmark_parts() -> tuple:
     return tuple(BENCHMARK_PARTS)
 
 # %% ../../nbs/cli/04_benchmark.ipynb #7bcd42ae
+def add_attack_argument(
+    command,  # a parser
+):
+    "Add the option --attack."
+    command.add_argument(
+        '--attack',
+        metavar='MINUTES',
+        type=bounded_number(0.01, 1440),
+        nargs='?',
+        const=5.0,
+        help="attack a server with hostile texts, incomplete requests, silent clients and uploads for this many "
+        "minutes (5 without a number), then stop it under load and fill its disk; print what callers notice as JSON "
+        '(pip install "metavoice[serve]"). Nothing else is measured (default: no attack)',
+    )
+
+# %% ../../nbs/cli/04_benchmark.ipynb #74022e07
 def add_benchmark_parser(
     commands,  # subparsers of argparse
     parents: list,  # parsers whose options the command takes too
@@ -73,16 +89,7 @@ def add_benchmark_parser(
         help="model to measure loading, and for --device speech, with; written by `metavoice random --size 1b` "
         "(default: a temporary one)",
     )
-    command.add_argument(
-        '--attack',
-        metavar='MINUTES',
-        type=bounded_number(0.01, 1440),
-        nargs='?',
-        const=5.0,
-        help="attack a server with hostile texts, incomplete requests, silent clients and uploads for this many "
-        "minutes (default: 5), then stop it under load and fill its disk; print what its callers notice as JSON "
-        '(pip install "metavoice[serve]"). Nothing else is measured',
-    )
+    add_attack_argument(command)
     command.add_argument('--json', metavar='FILE', help="write the figures to this file too")
     add_force_argument(command)
     command.set_defaults(run=benchmark_command)

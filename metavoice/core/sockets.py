@@ -16,6 +16,7 @@ __all__ = ['open_sockets']
 def open_sockets(
     host: str,  # name or address; '' for all addresses
     port: int,  # 0 for any free port
+    flag: str = '--port',  # that names the port, for the message
 ) -> list[socket.socket]:
     "Listen on all addresses of the host; raises `OptionError` for a port in use and for an address that isn't local."
     opened, wanted = [], port
@@ -28,5 +29,5 @@ def open_sockets(
         for one in opened:
             one.close()
         reason = e.strerror or type(e).__name__
-        raise OptionError(f"can't listen on {host}, port {port}: {reason}; choose another --port or --host") from None
+        raise OptionError(f"can't listen on {host}, port {port}: {reason}; choose another {flag} or --host") from None
     return opened

@@ -18,19 +18,29 @@ from fastcore.meta import delegates
 
 from ..audio.reference import REFERENCE_VERSION, check_reference
 from ..audio.sound import Audio, load_audio
+from ..audio.tempo import import_av
 from ..bundle.load import Bundle, load_bundle
 from ..bundle.memory import pick_batch_size
+from ..bundle.voice import Voice, blend_voices
 from ..core.errors import OptionError, TextError
 from ..core.files import content_key
 from .assembly import make_assembler
-from .codes import timed
+from .codes import decodes_at_speed, default_aligner, timed
 from .engine import is_static
 from .options import SpeechOptions, check_seed, diffusion_options
 from .render import render
 from .segments import Segment, make_segments, one_per_text, prepare_texts
 from .sources import LocalSource, compile_steps, generate_codes
-from .voice import Voice, embed_voice, is_web_address, resolve_voice
+from metavoice.generate.voice import (
+    check_fit,
+    embed_voice,
+    is_web_address,
+    recording_key,
+    resolve_voice,
+    speech_origin,
+)
 from ..models.denoiser_graph import load_denoiser_network
+from ..models.phone_track import codec_phone_book
 
 # %% auto #0
 __all__ = ['MAX_CACHED_EMBEDDINGS', 'FETCHED_SECONDS', 'logger', 'TTS']
@@ -72,11 +82,12 @@ class TTS:
 @patch
 def voice(
     self: TTS,
-    source=None,  # a file, its bytes or its URL, `Audio`, `Voice` or a name in `bundle.voices`; their first if None
+    source=None,  # what `resolve_voice` takes: a file, its bytes or URL, `Audio`, a name or a blend; or a `Voice`
 ) -> Voice:
-    """Return the voice of a recording; logs a warning for each fault that can be heard in it.
+    """Return the voice of a recording, a name or a blend; logs a warning for each fault that can be heard in it.
 
-    Raises `AudioError` for a recording that is missing, broken, silent or too short.
+    Raises `AudioError` for a recording that is missing, broken, silent or too short, and `OptionError` for the weights
+    of a blend.
     """
     if isinstance(source, Voice):
         return source
@@ -84,16 +95,21 @@ def voice(
     if fetched and time.monotonic() - fetched[0] < FETCHED_SECONDS:
         return fetched[1]
     name, source = resolve_voice(self.bundle, source)
+    if isinstance(source, Voice):
+        return check_fit(self.bundle, source)
+    if isinstance(source, list):
+        return blend_voices([(self.voice(part), weight) for part, weight in source], name)
     version = (source, source.stat().st_mtime_ns) if isinstance(source, Path) and source.is_file() else None
     if version in self._own:
         return self._own[version]
     if isinstance(source, Path) and source.suffix == '.safetensors':
-        voice = Voice.load(source)
+        voice = check_fit(self.bundle, Voice.load(source))
         return replace(voice, accent=self.bundle.voice_accents.get(name, voice.accent))
     audio = source if isinstance(source, Audio) else load_audio(source)
     is_own = isinstance(source, Path) and source in self.bundle.voices.values()
     audio = check_reference(audio, 0.0 if is_own else max(1.0, self.bundle.minimum_reference))
     voice = self._embed(audio, name, check=not is_own)
+    voice = replace(voice, origin=replace(voice.origin, source=recording_key(source)))
     if is_own:
         voice = replace(voice, accent=self.bundle.voice_accents.get(name, voice.accent))
         self._own[version] = voice
@@ -120,7 +136,7 @@ def _embed(
     for cache in (self._embeddings, self._fetched):
         for old in list(cache)[:-MAX_CACHED_EMBEDDINGS]:
             cache.pop(old, None)
-    return Voice(found.embedding, name, audio.duration, found.warnings)
+    return Voice(found.embedding, name, audio.duration, found.warnings, origin=found.origin)
 
 # %% ../../nbs/generate/11_tts.ipynb #0d42adc4
 @patch
@@ -135,8 +151,10 @@ def segments(
     voices = one_per_text(voice, len(texts), 'voices')
     seeds = [check_seed(s) for s in one_per_text(seed, len(texts), 'seeds')]
     options = (options or SpeechOptions()).resolve(self.bundle)
-    prepared = prepare_texts(self.bundle, texts, options.text_options())
-    return make_segments(self.bundle, prepared, [self.voice(v) for v in voices], seeds, options.accent)
+    how = options.text_options()
+    prepared, voices = prepare_texts(self.bundle, texts, how), [self.voice(v) for v in voices]
+    words = how if options.words else None
+    return make_segments(self.bundle, prepared, voices, seeds, options.accent, options.speed, words)
 
 # %% ../../nbs/generate/11_tts.ipynb #e238f038
 @patch
@@ -156,6 +174,10 @@ def load_parts(
         self.bundle.mbd.check_steps(**diffusion_options(self.bundle, options.steps))
     if options.denoise:
         load_denoiser_network(self.bundle.denoiser_engine)
+    if options.speed != 1 and not decodes_at_speed(self.bundle, options.vocoder):
+        import_av()
+    if options.words and codec_phone_book(self.bundle.codec) is None:
+        default_aligner().listener
 
 
 @patch
@@ -217,12 +239,17 @@ def synthesise(
         raise TextError(f"the text has to be a string or a list of them, not {type(text).__name__}")
     texts = [text] if isinstance(text, str) else list(text)
     segments, resolved = self.prepare(texts, SpeechOptions(**kwargs), voice, seed, timings)
-    assembler, parts = make_assembler(self.bundle, resolved.denoise), [[] for _ in texts]
+    assembler, parts, words = make_assembler(self.bundle, resolved.denoise), [[] for _ in texts], [[] for _ in texts]
+    origins = {s.text_index: speech_origin(self.bundle, s.voice) for s in segments}
     source = LocalSource(self.bundle, resolved, batch_size, on_progress)
     rendered = render(segments, resolved, source, assembler=assembler, on_progress=on_progress, timings=timings)
     for part in rendered:
         parts[part.segment.text_index].append(part.samples)
-    audios = [Audio(torch.cat(samples), assembler.sample_rate) for samples in parts]
+        words[part.segment.text_index] += part.words
+    audios = []
+    for n, samples in enumerate(parts):
+        own = words[n] if resolved.words else None
+        audios.append(Audio(torch.cat(samples), assembler.sample_rate, origins[n], own))
     return audios[0] if isinstance(text, str) else audios
 
 # %% ../../nbs/generate/11_tts.ipynb #8fb0c4f5
@@ -261,9 +288,13 @@ def stream(
 def _stream(bundle: Bundle, segments: list[Segment], options: SpeechOptions, **how) -> Iterator[Audio]:
     assembler, source = make_assembler(bundle, options.denoise), LocalSource(bundle, options, 1, streaming=True)
     with closing(render(segments, options, source, assembler=assembler, **how)) as parts:
+        words = []
         for part in parts:
+            words += part.words
             if len(part.samples):
-                yield Audio(part.samples, assembler.sample_rate)
+                origin = speech_origin(bundle, part.segment.voice)
+                yield Audio(part.samples, assembler.sample_rate, origin, words if options.words else None)
+                words = []
 
 # %% ../../nbs/generate/11_tts.ipynb #28b4aa72
 @patch

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Annotated
 
 import prometheus_client as prometheus
@@ -22,35 +22,42 @@ import torch
 from fastapi import File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, Response
 from fastcore.basics import patch
-from platformdirs import user_data_path
 
 from .. import __version__
 from ..audio.encode import STREAM_MEDIA_TYPES, StreamEncoder
 from ..audio.sound import AudioLimits
 from ..bundle.memory import MAX_SEGMENTS, pick_batch_size
+from ..bundle.voice import Voice, check_consent
+from ..bundle.voice_store import VoiceStore, VoiceTaken, voices_dir
 from ..core.errors import TextError
 from ..core.fetch import AllowedURL, fetch_recording
 from ..generate.options import SpeechOptions, load_lexicon
 from ..generate.tts import TTS
-from ..generate.voice import Voice
+from ..generate.voice import recording_key, speech_origin
 from . import schema
-from .config import ServerConfig
+from .config import ServerConfig, parse_voice_names
 from .errors import APIError
 from .fetch import read_upload
 from .job import SpeechJob
 from .monitoring import Metrics, log_event
-from .response import SpeechResponse
+from .response import SpeechResponse, make_waker
 from .schema import SAMPLING_FIELDS, TEXT_FIELDS, SpeechRequest, VoiceReference, describe_option
 from .service import QueueFull, SpeechService
-from .voice_store import UnknownVoice, VoiceStore, VoiceTaken
+from .voice_store import OPENAI_MODELS, VoiceCatalogue
 
 # %% auto #0
-__all__ = ['STATUS_MESSAGES', 'FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'SpeechAPI']
+__all__ = ['FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'VoiceConsent', 'SpeechAPI']
 
 # %% ../../nbs/serve/12_api.ipynb #7a424cc7
+class TooManyWords(TextError):
+    "The numbers and signs of a text become too many words."
+
+
 LONG_TEXT = 500  # characters of a text that waits for other long texts
 
 MOST_WORDS = 5  # characters in words for each character that a text may have
+
+LANGUAGE_CODES = dict(a='american', b='british')  # Kokoro's codes → accent
 
 UPLOAD_SAMPLES = 30_000_000  # of all channels of a recording: 120 s at 48 kHz in five channels
 
@@ -78,11 +85,13 @@ class SpeechAPI:
         bundle = self.tts.bundle
         self.name, self.metrics, self.speech_service = bundle.name, Metrics(), None
         self.status, self.failure, self.loader = 'loading', None, None  # the last one is a thread, from the app
-        folder = config.voices or user_data_path('metavoice', appauthor=False) / 'voices'
-        self.store = VoiceStore(folder, config.max_voices, bundle.voices)
+        self.store = VoiceStore(config.voices or voices_dir(), config.max_voices, bundle.voices)
+        self.store.make_folder()
         self.allowed_urls = tuple(map(AllowedURL.parse, config.fetch_from))
         self.limits = AudioLimits(config.max_seconds, config.max_channels, samples=UPLOAD_SAMPLES)
         self.model_voices, self.num_uploads = {}, 0
+        self.catalogue = VoiceCatalogue(self.store, self.model_voices, parse_voice_names(config.voice_names), bundle)
+        self.model_names = {self.name, *OPENAI_MODELS, *config.model_names}
         self.lexicon = load_lexicon(config.lexicon)
         self.options = self.make_options()
         self.readers, self.long_texts = ThreadPoolExecutor(2, 'reader'), ThreadPoolExecutor(1, 'long text')
@@ -159,7 +168,7 @@ def load(self: SpeechAPI):
     self.tts.load_parts(self.options)
     rows = config.max_batch or self.pick_max_batch()
     self.tts.make_ready(self.options, rows, self.log_compilation, config.groups)
-    self.model_voices = {name: self.tts.voice(name) for name in self.tts.bundle.voices}
+    self.model_voices.update({name: self.tts.voice(name) for name in self.tts.bundle.voices})
     self.speech_service = SpeechService(
         self.tts, rows, config.queue, config.decode_workers, config.groups,
         self.metrics.rows.observe,
@@ -209,12 +218,15 @@ def check_ready(self: SpeechAPI):
 
 
 @patch
-def check_model(self: SpeechAPI, model: str):
+def check_model(
+    self: SpeechAPI,
+    model: str | None,  # None for the one of this server
+):
     "Raise `APIError` for a model that isn't served."
-    if model != self.name:
-        raise APIError(
-            404, f"there is no model {model[:80]!r}; this server has {self.name!r}", 'model_not_found', 'model'
-        )
+    if model is not None and model not in self.model_names:
+        others = ', '.join(sorted(self.model_names - {self.name}))
+        message = f"there is no model {model[:80]!r}; this server has {self.name!r}, which answers to {others} too"
+        raise APIError(404, message, 'model_not_found', 'model')
 
 
 @patch
@@ -233,30 +245,25 @@ def check_text(self: SpeechAPI, text: str) -> str:
 @patch
 def split_text(self: SpeechAPI, text: str, voice: Voice, seed: int | None, options: SpeechOptions) -> list:
     "Return the segments of a text; raises `TextError`, also if its numbers and signs become too many words."
-    segments, limit = self.tts.segments([text], voice, seed, options), MOST_WORDS * self.config.max_text
-    spoken = sum(len(segment.text) for segment in segments)
-    if spoken > limit:
-        raise TextError(f"the text has {spoken} characters in words; up to {limit} can be spoken, so send it in parts")
+    segments = self.tts.segments([text], voice, seed, options)
+    self.check_spoken(sum(len(segment.text) for segment in segments))
     return segments
+
+
+@patch
+def check_spoken(self: SpeechAPI, spoken: int):
+    "Raise `TooManyWords` for too many characters in words."
+    limit = MOST_WORDS * self.config.max_text
+    if spoken > limit:
+        message = f"the text has {spoken} characters in words; up to {limit} can be spoken, so send it in parts"
+        raise TooManyWords(message)
 
 # %% ../../nbs/serve/12_api.ipynb #a366e608
 @patch
-def find_voice(
-    self: SpeechAPI,
-    key: str | None,  # a voice of the model, or the id or name of a registered one; None for the model's first
-) -> Voice:
-    "Return a voice; raises `UnknownVoice`."
-    if key is None:
-        if not self.model_voices:
-            raise UnknownVoice(f"model {self.name!r} has no voice of its own; name a registered one")
-        return next(iter(self.model_voices.values()))
-    return self.model_voices[key] if key in self.model_voices else self.store.get(key)
-
-
-@patch
 def embed_recording(self: SpeechAPI, data: bytes, name: str | None) -> Voice:
     "Return the voice of an untrusted recording; raises `AudioError`."
-    return self.tts.voice(read_upload(data, name, self.limits))
+    voice = self.tts.voice(read_upload(data, name, self.limits))
+    return replace(voice, origin=replace(voice.origin, source=recording_key(data)))
 
 
 @patch
@@ -288,17 +295,11 @@ async def start_speech(
     sse: bool = False,  # server-sent events
 ) -> SpeechResponse:
     "Return the response with the speech of a text."
-    loop, ready, about = asyncio.get_running_loop(), asyncio.Event(), request.state.about
+    ready, about = asyncio.Event(), request.state.about
     segments = await self.split_in_turn(text, voice, seed, options)
-
-    def on_ready():
-        try:
-            loop.call_soon_threadsafe(ready.set)
-        except RuntimeError:  # the loop is closed, so the request has ended
-            pass
-
     deterministic = seed is not None
-    encoder = StreamEncoder(format, 48_000 if options.denoise else self.tts.bundle.codec.sample_rate)
+    rate = 48_000 if options.denoise else self.tts.bundle.codec.sample_rate
+    encoder = StreamEncoder(format, rate, origin=speech_origin(self.tts.bundle, voice))
     job = self._make_job(
         segments,
         options,
@@ -306,7 +307,7 @@ async def start_speech(
         deterministic=deterministic,
         encoder=encoder,
         deadline=time.monotonic() + self.config.timeout,
-        on_ready=on_ready,
+        on_ready=make_waker(ready),
     )
     log_text = text if self.config.log_text else None
     about.update(format=format, characters=len(text), segments=len(segments), text=log_text)
@@ -319,26 +320,26 @@ async def speech(self: SpeechAPI, request: Request, body: SpeechRequest):
     "Speak a text. The audio is sent while it is generated."
     self.check_ready()
     self.check_model(body.model)
-    if body.speed != 1:
-        raise APIError(
-            400, f"speed is {body.speed!r}; use 1, because time stretching degrades the audio", 'option', 'speed'
-        )
-    if body.instructions:
-        raise APIError(400, "instructions aren't supported by this model; leave them out", 'option', 'instructions')
+    sse, words = body.stream_format == 'sse', bool(body.timestamp_granularities)
+    if words and not sse:
+        message = 'timestamp_granularities needs a place for the times; add "stream_format": "sse"'
+        raise APIError(400, message, 'option', 'timestamp_granularities')
     text = self.check_text(body.input)
     key = body.voice.id if isinstance(body.voice, VoiceReference) else body.voice
-    voice = await self.run_in_reader(self.find_voice, key)
-    options = self.make_options(**{name: getattr(body, name) for name in (*SAMPLING_FIELDS, *TEXT_FIELDS)})
-    return await self.start_speech(
-        request, text, voice, options, body.response_format, body.seed, sse=body.stream_format == 'sse'
-    )
+    voice = await self.run_in_reader(self.catalogue.find, key)
+    asked = {name: getattr(body, name) for name in (*SAMPLING_FIELDS, *TEXT_FIELDS)}
+    if body.lang_code and asked['accent'] is None and self.tts.bundle.tokeniser.accents:
+        asked['accent'] = LANGUAGE_CODES[body.lang_code]
+    options = self.make_options(words=words or None, **asked)
+    return await self.start_speech(request, text, voice, options, body.response_format, body.seed, sse=sse)
 
 # %% ../../nbs/serve/12_api.ipynb #7627b0c5
 FormText = Annotated[str, Form(description="What to say.", min_length=1)]
 FormVoice = Annotated[
     str | None,
     Form(
-        description="A voice of the model, the id or name of a registered one, or an allowed URL of a recording.",
+        description="A voice of the model, the id or name of a registered one, a blend such as "
+        "`af_heart*0.7+bf_emma*0.3`, or an allowed URL of a recording.",
         max_length=2000,
     ),
 ]
@@ -374,7 +375,7 @@ async def tts_form(
     elif has_url:
         voice = await self.voice_from_url(speaker_ref_path)
     else:
-        voice = await self.run_in_reader(self.find_voice, speaker_ref_path or None)
+        voice = await self.run_in_reader(self.catalogue.find, speaker_ref_path or None)
     return await self.start_speech(request, text, voice, options, 'wav', whole=True)
 
 # %% ../../nbs/serve/12_api.ipynb #025bea4e
@@ -388,22 +389,48 @@ VoiceFile = Annotated[
 ]
 
 
+VoiceConsent = Annotated[
+    str | None,
+    Form(
+        description="What the speaker agreed to, such as `I, Jane Doe, agreed on 2026-11-01`. Kept with the voice. "
+        "The server may require it.",
+        max_length=2000,
+    ),
+]
+
+
 @patch
-async def add_voice(self: SpeechAPI, name: VoiceName, file: VoiceFile) -> schema.VoiceResponse:
+async def add_voice(
+    self: SpeechAPI, name: VoiceName, file: VoiceFile, consent: VoiceConsent = None
+) -> schema.VoiceResponse:
     "Register a voice. The server keeps its embedding of 256 numbers, and not the recording. A repeated call is safe."
     self.check_ready()
     self.store.check_name(name)
-    stored = await self.run_in_reader(self.store.add, name, await self.voice_from_upload(file))
-    return schema.VoiceResponse(**asdict(stored), owned_by='user')
+    if not consent and self.config.require_consent:
+        message = "this server registers no voice without its speaker's consent; send it in the field consent"
+        raise APIError(400, message, 'consent_required', 'consent')
+    consent = check_consent(consent) if consent else ''
+    voice = await self.voice_from_upload(file)
+    voice = replace(voice, origin=replace(voice.origin, consent=consent))
+    stored = await self.run_in_reader(self.store.add, name, voice)
+    return schema.VoiceResponse.from_stored(stored)
 
 
 @patch
 async def list_voices(self: SpeechAPI) -> schema.VoiceListResponse:
     "Return the voices of the model and the registered ones."
     stored = await self.run_in_reader(self.store.list)
-    registered = [schema.VoiceResponse(**asdict(voice), owned_by='user') for voice in stored]
-    own = [schema.VoiceResponse(id=name, name=name, owned_by='model') for name in self.tts.bundle.voices]
+    registered = [schema.VoiceResponse.from_stored(voice) for voice in stored]
+    bundle = self.tts.bundle
+    own = [schema.VoiceResponse.from_model(name, bundle.voice_accents.get(name)) for name in bundle.voices]
     return schema.VoiceListResponse(data=own + registered)
+
+
+@patch
+async def audio_voices(self: SpeechAPI) -> schema.AudioVoiceListResponse:
+    "Return the voices in the form that open-webui and clients of Kokoro-FastAPI read."
+    voices = (await self.list_voices()).data
+    return schema.AudioVoiceListResponse(voices=[schema.AudioVoiceResponse(id=o.id, name=o.name) for o in voices])
 
 
 @patch
@@ -419,6 +446,12 @@ async def models(self: SpeechAPI) -> schema.ModelListResponse:
     "Return the model of this server."
     model = schema.ModelResponse(id=self.name, created=self.created, owned_by='metavoice')
     return schema.ModelListResponse(data=[model])
+
+
+@patch
+async def audio_models(self: SpeechAPI) -> schema.AudioModelListResponse:
+    "Return the model of this server in the form that open-webui reads."
+    return schema.AudioModelListResponse(models=(await self.models()).data)
 
 
 @patch

@@ -71,6 +71,8 @@ ROUTES = [
     Route('/v1/voices', 'list_voices'),
     Route('/v1/voices', 'add_voice', 'POST', (400, 409, 413, 503), options=dict(status_code=201)),
     Route('/v1/voices/{voice_id}', 'delete_voice', 'DELETE', (404, 409)),
+    Route('/v1/audio/voices', 'audio_voices'),
+    Route('/v1/audio/models', 'audio_models'),
     Route('/v1/models', 'models'),
     Route('/v1/models/{model_id}', 'model', errors=(404,)),
     Route('/health', 'health'),
@@ -93,13 +95,15 @@ def add_routes(app: FastAPI, service: SpeechAPI):
         errors = {}
         for status in statuses:
             errors[status] = dict(model=schema.ErrorResponse, description=schema.STATUS_DESCRIPTIONS[status])
+        handler, hidden = getattr(service, route.handler), dict(route.options, include_in_schema=False)
         if route.method == 'GET':
-            app.add_api_route(
-                route.path, getattr(service, route.handler), methods=['HEAD'], include_in_schema=False, **route.options
-            )
+            app.add_api_route(route.path, handler, methods=['HEAD'], **hidden)
+        if route.path.startswith('/v1/'):
+            methods = ['GET', 'HEAD'] if route.method == 'GET' else [route.method]
+            app.add_api_route(route.path.removeprefix('/v1'), handler, methods=methods, **hidden)
         app.add_api_route(
             route.path,
-            getattr(service, route.handler),
+            handler,
             methods=[route.method],
             operation_id=route.handler,
             responses=errors | route.responses,
@@ -214,6 +218,13 @@ class Server(uvicorn.Server):
             )
         )
 
+    @staticmethod
+    def open_sockets(config: ServerConfig) -> list:
+        "Listen; raises `OptionError` for an address that can't be used."
+        if config.wyoming is not None:
+            raise OptionError("this server speaks HTTP only; serve.wyoming has the one that speaks Wyoming too")
+        return open_sockets(config.host, config.port)
+
     def stop(self):
         "Finish running requests, and refuse others."
         self.service.stop()
@@ -244,13 +255,14 @@ class Server(uvicorn.Server):
 # %% ../../nbs/serve/14_app.ipynb #12a4b62d
 def run_server(
     config: ServerConfig,
+    server_class: type[Server] = Server,
 ) -> int:  # exit code: 1 if the address can't be used, 2 if the model can't be loaded
     "Serve until a signal arrives; errors are in the log."
     limit_malloc_arenas()
     with capture_stderr() as stream:
         configure_logging(stream, config.log_text)
         log_uncaught()
-        return _serve(config)
+        return _serve(config, server_class)
 
 
 def freeze_heap():
@@ -259,10 +271,10 @@ def freeze_heap():
     gc.freeze()
 
 
-def _serve(config: ServerConfig) -> int:
+def _serve(config: ServerConfig, server_class: type[Server]) -> int:
     "Serve with the log in place; returns the exit code."
     try:
-        sockets = open_sockets(config.host, config.port)
+        sockets = server_class.open_sockets(config)
     except OptionError as e:
         logger.error(str(e))
         return 1
@@ -273,7 +285,7 @@ def _serve(config: ServerConfig) -> int:
         return 2
     if config.host not in LOOPBACK_HOSTS and not config.api_keys:
         logger.warning("the server listens on a network without API keys; set METAVOICE_API_KEYS")
-    Server(service).run(sockets)
+    server_class(service).run(sockets)
     code = 0 if service.failure is None else 2
     if service.loader.is_alive():  # stopped while it was loading, which nothing can interrupt
         logging.shutdown()
@@ -285,10 +297,11 @@ def start_server(
     config: ServerConfig,
     tts: TTS | None = None,  # None loads the model of the configuration
     ready: bool = True,  # wait until the model is loaded
+    server_class: type[Server] = Server,
 ) -> Server:  # `stop()` ends it, `url` is its address
     "Start a server in a thread, for notebooks and tests; raises `OptionError` if it can't listen."
-    sockets = open_sockets(config.host, config.port)
-    server = Server(SpeechAPI(config, tts))
+    sockets = server_class.open_sockets(config)
+    server = server_class(SpeechAPI(config, tts))
     server.thread = threading.Thread(target=server.run, args=(sockets,), name='server', daemon=True)
     server.thread.start()
     while not server.started or (ready and server.service.status == 'loading'):

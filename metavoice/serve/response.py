@@ -10,17 +10,19 @@ import base64
 import json
 import queue
 import time
+from collections.abc import Callable
 
 from fastapi.responses import Response
 from fastcore.basics import patch
 
+from ..audio.captions import word_json
 from .errors import APIError
 from .job import SpeechJob
 from .monitoring import Metrics
 from .service import SpeechService
 
 # %% auto #0
-__all__ = ['SpeechResponse', 'sse_event']
+__all__ = ['SpeechResponse', 'make_waker', 'next_item', 'sse_event']
 
 # %% ../../nbs/serve/11_response.ipynb #14d6629f
 class SpeechResponse(Response):
@@ -64,21 +66,38 @@ class SpeechResponse(Response):
         self.ready.set()
 
 # %% ../../nbs/serve/11_response.ipynb #f3288542
-@patch
-async def next_item(self: SpeechResponse) -> bytes | None:  # None at the end
-    "Wait for the next item of the job; raises the error that ended it."
-    while True:
-        self.ready.clear()
+def make_waker(
+    ready: asyncio.Event,
+) -> Callable:  # without arguments; any thread may call it
+    "Return a function for a job's `on_ready`, which sets an event of the running loop."
+    loop = asyncio.get_running_loop()
+
+    def wake():
         try:
-            item = self.job.take()
+            loop.call_soon_threadsafe(ready.set)
+        except RuntimeError:  # the loop is closed, so the request has ended
+            pass
+
+    return wake
+
+
+async def next_item(
+    job: SpeechJob,
+    ready: asyncio.Event,  # set by the job's `on_ready`
+) -> bytes | list | None:  # sound; words; None at the end
+    "Wait for the next item of a job; raises the error that ended it."
+    while True:
+        ready.clear()
+        try:
+            item = job.take()
         except queue.Empty:
-            await self.ready.wait()
+            await ready.wait()
             continue
         if isinstance(item, Exception):
             raise item
         return item
 
-
+# %% ../../nbs/serve/11_response.ipynb #d180bfa4
 def sse_event(type: str, **fields) -> bytes:
     "Return a server-sent event."
     return f"data: {json.dumps(dict(type=type) | fields)}\n\n".encode()
@@ -88,9 +107,13 @@ def sse_event(type: str, **fields) -> bytes:
 async def parts(self: SpeechResponse):  # yields bytes
     "Yield the parts of the body: sound, or server-sent events that contain it."
     while True:
-        data = await self.next_item()
+        data = await next_item(self.job, self.ready)
         if data is None:
             break
+        if isinstance(data, list):
+            if self.sse:
+                yield sse_event('speech.audio.words', words=[word_json(word) for word in data])
+            continue
         yield sse_event('speech.audio.delta', audio=base64.b64encode(data).decode()) if self.sse else data
     if self.sse:
         usage = dict(input_tokens=self.tokens, output_tokens=0, total_tokens=self.tokens)

@@ -5,36 +5,66 @@
 # %% ../../nbs/serve/10_schema.ipynb #4ab0b813
 from __future__ import annotations
 
+import difflib
 import html
 from typing import Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
+from ..bundle.voice_store import StoredVoice
 from ..core.settings import Range, field_comments, field_specs
 from ..generate.options import SpeechOptions
+from .errors import APIError
+from .monitoring import logger
 
 # %% auto #0
-__all__ = ['SAMPLING_FIELDS', 'TEXT_FIELDS', 'MAX_LANGUAGE', 'SEED_RANGE', 'SpeechRequest', 'STATUS_DESCRIPTIONS',
-           'CURL_EXAMPLES', 'PAGE_STYLE', 'VoiceReference', 'OpenAISpeechRequest', 'json_range', 'describe_option',
-           'option_fields', 'VoiceResponse', 'VoiceListResponse', 'VoiceDeletedResponse', 'ModelResponse',
-           'ModelListResponse', 'HealthResponse', 'ErrorDetail', 'ErrorResponse', 'correct_responses', 'build_openapi',
-           'type_name', 'render_field_table', 'render_route', 'render_docs_page']
+__all__ = ['FIXED_FIELDS', 'MAX_UNKNOWN', 'MAX_NAME', 'SAMPLING_FIELDS', 'TEXT_FIELDS', 'MAX_LANGUAGE', 'SEED_RANGE',
+           'SpeechRequest', 'STATUS_DESCRIPTIONS', 'CURL_EXAMPLES', 'PAGE_STYLE', 'check_unknown_field',
+           'VoiceReference', 'OpenAISpeechRequest', 'json_range', 'describe_option', 'option_fields', 'VoiceResponse',
+           'VoiceListResponse', 'AudioVoiceResponse', 'AudioVoiceListResponse', 'VoiceDeletedResponse', 'ModelResponse',
+           'ModelListResponse', 'AudioModelListResponse', 'HealthResponse', 'ErrorDetail', 'ErrorResponse',
+           'correct_responses', 'build_openapi', 'type_name', 'render_field_table', 'render_route', 'render_docs_page']
 
 # %% ../../nbs/serve/10_schema.ipynb #4292986d
+FIXED_FIELDS = dict(
+    pitch=(), volume=(1,), volume_multiplier=(1,), sample_rate=(24_000,)
+)  # properties of the sound that other servers change → the values that change nothing
+
+MAX_UNKNOWN, MAX_NAME = 32, 40  # unknown fields in a request, and characters of one in a message
+
+
+def check_unknown_field(
+    name: str,
+    value,  # any but None
+    known,  # names of fields
+):
+    "Raise `APIError` for an unknown field that can't be ignored: a misspelled one, or one that asks for other audio."
+    shown, similar = name[:MAX_NAME], []
+    if name in FIXED_FIELDS:
+        allowed = FIXED_FIELDS[name]
+        if value not in allowed:
+            advice = f"use {allowed[0]}, or leave it out" if allowed else "leave it out"
+            raise APIError(400, f"{name} is {str(value)[:MAX_NAME]!r} and can't be changed; {advice}", 'option', name)
+    elif name in field_specs(SpeechOptions):
+        raise APIError(400, f"a request can't set {name}; leave it out", 'option', name)
+    elif len(name) <= MAX_NAME:
+        similar = difflib.get_close_matches(name.lower(), known, 1, 0.8)
+    if similar:
+        raise APIError(400, f"there is no field {shown!r}; did you mean {similar[0]}?", 'option', shown)
+
+# %% ../../nbs/serve/10_schema.ipynb #449ca95f
 class VoiceReference(BaseModel):
     "A voice by its id, as OpenAI's newer clients send it."
 
-    model_config = ConfigDict(extra='forbid')
     id: str = Field(max_length=100)
 
-# %% ../../nbs/serve/10_schema.ipynb #4f59ef13
+# %% ../../nbs/serve/10_schema.ipynb #7f4e0236
 class OpenAISpeechRequest(BaseModel):
     "The fields of OpenAI's request."
 
     model_config = ConfigDict(
-        extra='forbid',
         json_schema_extra=dict(
             examples=[
                 dict(model='nano', input='The old man walked to the river.', voice='af_heart', response_format='mp3'),
@@ -42,28 +72,60 @@ class OpenAISpeechRequest(BaseModel):
             ]
         ),
     )
-    model: str = Field(description="The model of this server; `GET /v1/models` names it.", max_length=200)
+    model: str | None = Field(
+        None,
+        description="The model of this server, which `GET /v1/models` names; OpenAI's tts-1, tts-1-hd and "
+        "gpt-4o-mini-tts stand for it too.",
+        max_length=200,
+    )
     input: str = Field(description="The text, up to the server's limit.", min_length=1)
     voice: str | VoiceReference | None = Field(
-        None, description="A voice of the model, or the id or name of a registered one; default: the model's first."
+        None,
+        description="A voice of the model, the id or name of a registered one, a blend of up to 8 of them such as "
+        "`af_heart*0.7+bf_emma*0.3`, or one of OpenAI's names (alloy, ash, …), for which a voice is chosen; default: "
+        "the model's first, else the first registered one.",
     )
-    response_format: Literal['mp3', 'opus', 'flac', 'wav', 'pcm'] = Field(
+    response_format: Literal['mp3', 'opus', 'aac', 'flac', 'wav', 'pcm'] | None = Field(
         'mp3',
-        description="mp3, opus (in Ogg), wav and pcm (16 bits, 24 kHz, mono, little-endian) are streamed; "
-        "flac is sent when it is complete. aac isn't supported.",
+        description="mp3, opus (in Ogg), aac (in ADTS), wav and pcm (16 bits, 24 kHz, mono, little-endian) are "
+        "streamed; flac is sent when it is complete.",
     )
-    stream_format: Literal['audio', 'sse'] = Field(
+    stream_format: Literal['audio', 'sse'] | None = Field(
         'audio',
         description="`audio`: bytes. `sse`: server-sent events `speech.audio.delta`, which contain base64, "
         "and `speech.audio.done`.",
     )
-    speed: float = Field(1.0, description="Only 1; time stretching degrades the audio.")
-    instructions: str | None = Field(
-        None, description="Must be empty; the models take no instructions.", max_length=4096
+    timestamp_granularities: list[Literal['word']] = Field(
+        [],
+        description='`["word"]`, with `stream_format` sse: an event `speech.audio.words` after the sound of each '
+        "segment tells when its words are said, in seconds from the beginning.",
+        max_length=1,
+    )
+    instructions: str | None = Field(None, description="Ignored: the models take no instructions.")
+    lang_code: Literal['a', 'b'] | None = Field(
+        None, description="As in Kokoro-FastAPI: a is `accent` american, b british, where the model has accents."
     )
 
+    @model_validator(mode='before')
+    @classmethod
+    def drop_ignored(cls, data):
+        "Drop null values and unknown fields; raises `APIError` for one that can't be ignored."
+        if not isinstance(data, dict):
+            return data
+        given = {name: value for name, value in data.items() if value is not None}
+        unknown = [name for name in given if name not in cls.model_fields]
+        if len(unknown) > MAX_UNKNOWN:
+            raise APIError(400, f"the request has {len(unknown)} unknown fields; send up to {MAX_UNKNOWN}", 'option')
+        known = [name for name in cls.model_fields if name != 'instructions']
+        for name in unknown:
+            check_unknown_field(name, given.pop(name), known)
+        ignored = [name[:MAX_NAME] for name in (*unknown, *(o for o in ('instructions',) if given.get(o)))]
+        if ignored:
+            logger.debug("fields of a request are ignored: %s", ', '.join(ignored))
+        return given
+
 # %% ../../nbs/serve/10_schema.ipynb #c8280ca4
-SAMPLING_FIELDS = ('guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature')
+SAMPLING_FIELDS = ('speed', 'guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature')
 TEXT_FIELDS = ('spoken', 'language', 'accent', 'emoji', 'strict')
 MAX_LANGUAGE = 35  # characters in the name of a language
 
@@ -125,7 +187,22 @@ class VoiceResponse(BaseModel):
     seconds: float | None = Field(None, description="Length of the reference.")
     created: int | None = Field(None, description="Unix time.")
     warnings: list[str] = Field([], description="Faults of the reference, and what to do about them.")
+    accent: str | None = Field(None, description="american or british.")
+    consent: str | None = Field(None, description="What the speaker agreed to.")
+    source: str | None = Field(None, description="SHA-256 of the recording's file.")
     owned_by: Literal['model', 'user']
+
+    @classmethod
+    def from_model(cls, name: str, accent: str | None) -> VoiceResponse:
+        "Return the response for a voice of the model."
+        return cls(id=name, name=name, accent=accent, owned_by='model')
+
+    @classmethod
+    def from_stored(cls, voice: StoredVoice) -> VoiceResponse:
+        "Return the response for a registered voice."
+        about = {name: getattr(voice, name) for name in ('id', 'name', 'seconds', 'created', 'warnings', 'accent')}
+        origin = voice.origin
+        return cls(**about, consent=origin.consent or None, source=origin.source or None, owned_by='user')
 
 
 class VoiceListResponse(BaseModel):
@@ -133,6 +210,19 @@ class VoiceListResponse(BaseModel):
 
     object: Literal['list'] = 'list'
     data: list[VoiceResponse]
+
+
+class AudioVoiceResponse(BaseModel):
+    "A voice, as open-webui reads it."
+
+    id: str = Field(description="What a request names as its voice.")
+    name: str = Field(description="For people.")
+
+
+class AudioVoiceListResponse(BaseModel):
+    "The voices, as Kokoro-FastAPI lists them."
+
+    voices: list[AudioVoiceResponse]
 
 
 class VoiceDeletedResponse(BaseModel):
@@ -157,6 +247,12 @@ class ModelListResponse(BaseModel):
 
     object: Literal['list'] = 'list'
     data: list[ModelResponse]
+
+
+class AudioModelListResponse(BaseModel):
+    "The models of this server, as open-webui reads them."
+
+    models: list[ModelResponse]
 
 
 class HealthResponse(BaseModel):
@@ -242,6 +338,8 @@ curl {url}/tts -F text='Where is the red book?' -F audiodata=@me.wav -o book.wav
     add_voice="curl {url}/v1/voices -F name=me -F file=@me.wav",
     list_voices="curl {url}/v1/voices",
     delete_voice="curl -X DELETE {url}/v1/voices/me",
+    audio_voices="curl {url}/v1/audio/voices",
+    audio_models="curl {url}/v1/audio/models",
     models="curl {url}/v1/models",
     model="curl {url}/v1/models/{model}",
     health="curl {url}/health",

@@ -1,5 +1,6 @@
 "`metavoice synthesise`: what it prints and writes, and its errors."
 import io
+import json
 import os
 import signal
 import subprocess
@@ -15,19 +16,40 @@ import torch
 from tiny import write_tiny_bundle
 
 import metavoice
-from metavoice.audio.encode import is_generated, wav_mark
+from metavoice.audio.encode import is_generated, read_provenance, wav_tags
 from metavoice.audio.sound import Audio, load_audio
 from metavoice.cli import main
 from metavoice.cli.common import ProgressBar
+from metavoice.core.provenance import Provenance
 from metavoice.generate.tts import TTS
 
 NANO = Path(metavoice.__file__).parent/"nano"
 QUICK = ["--vocoder", "codec", "--no-denoise", "--takes", "1"]
+SPOKEN = Provenance("nano", "af_heart")
 SHORT = "The dog slept."
 LONG = "The old man walked to the river. "*200
 
 
 # files
+
+
+def test_captions_beside_the_sound(run):
+    how = ["--speed", 1.5, "--seed", 3, "-q", *QUICK]
+    assert run("synthesise", "It cost $5. Yes.", "-o", "a.wav", "--captions", "a.json", *how)[0] == 0
+    words = json.loads(Path("a.json").read_text(encoding="utf-8"))["words"]
+    assert [word["word"] for word in words] == ["It", "cost", "$5.", "Yes."]
+    assert 0 <= words[0]["start"] < words[-1]["end"] <= soundfile.info("a.wav").duration
+    assert run("synthesise", "It cost $5. Yes.", "--stream", "-o", "b.wav", "--captions", "b.srt", *how)[0] == 0
+    assert Path("b.srt").read_text(encoding="utf-8").endswith("Yes.\n")
+    assert sorted(os.listdir()) == ["a.json", "a.wav", "b.srt", "b.wav"]
+
+
+def test_captions_replace_captions_only(run):
+    Path("notes.srt").write_text("My notes.")
+    for name, words in (("notes.srt", "--force"), ("a.txt", "use .srt, .vtt, .json"), ("no/a.srt", "no folder")):
+        code, _, err = run("synthesise", SHORT, "-o", "a.wav", "--captions", name, *QUICK)
+        assert code == 2 and words in err
+    assert os.listdir() == ["notes.srt"]
 
 
 def test_prints_what_it_made_and_how_fast(run):
@@ -123,8 +145,10 @@ def test_streams_into_files_and_a_pipe(run, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Pipe())
     assert main([str(o) for o in ["synthesise", *options, "--stream", "--chunk", .2]]) == 0
     written = sys.stdout.buffer.getvalue()
-    assert written[:4] == b"RIFF" and written[40:44] == b"\xff"*4, "a wav of unknown length"
-    assert len(written) == 44+2*len(samples)
+    header = 44+len(wav_tags(SPOKEN))
+    assert written[:4] == b"RIFF" and written[header-4:header] == b"\xff"*4, "a wav of unknown length"
+    assert len(written) == header+2*len(samples)
+    assert read_provenance("a.wav") == read_provenance(io.BytesIO(written)) == SPOKEN
     assert soundfile.read(io.BytesIO(written))[1] == 24000
 
 
@@ -182,7 +206,7 @@ def test_ctrl_c_in_a_stream_leaves_a_valid_file(command, clean_environment):
     out, err = process.communicate(timeout=600)
     assert process.returncode == 130 and out == "", err
     assert err.startswith("metavoice: interrupted; a.wav holds the first ") and "Traceback" not in err, err
-    assert soundfile.info("a.wav").frames*2 + 44 + len(wav_mark()) == path.stat().st_size > 10_000
+    assert soundfile.info("a.wav").frames*2 + 44 + len(wav_tags(SPOKEN)) == path.stat().st_size > 10_000
 
 
 # bad texts

@@ -236,7 +236,7 @@ const background = e => {
   }
   return 'rgb(255, 255, 255)';
 };
-const names = '.mv-title, .mv-said, .mv-name, small, .widget-readout, .mv-main, .widget-toggle-button, ' +
+const names = '.mv-title, .mv-said, .mv-name, small, .widget-readout, .mv-main, .mv-choose b, ' +
   '.mv-player-about, textarea, select';
 return [...document.querySelectorAll(names)].filter(e => e.offsetParent && e.textContent.trim() && e.closest('.mv'))
   .map(e => [e.className, luminance(getComputedStyle(e).color), luminance(background(e))])"""
@@ -311,7 +311,7 @@ def speak_in_preview(page):
     def inside(selector):
         return find("css selector", ".mv")[1].find_element("css selector", selector)
 
-    until(lambda: inside(".widget-toggle-button.mod-active").text == "my-voice")
+    until(lambda: inside(".mv-choose[aria-pressed=true]").accessible_name == "my-voice")
     until(lambda: page.js("arguments[0].scrollIntoView()", inside(".mv-main")) or True)
 
     until_resting(lambda: inside(".mv-main"))
