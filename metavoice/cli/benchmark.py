@@ -42,7 +42,7 @@ def add_attack_argument(
         nargs='?',
         const=5.0,
         help="attack a server with hostile texts, incomplete requests, silent clients and uploads for this many "
-        "minutes (5 without a number), then stop it under load and fill its disk; print what its callers notice as JSON "
+        "minutes (5 without a number), then stop it under load and fill its disk; print what callers notice as JSON "
         '(pip install "metavoice[serve]"). Nothing else is measured (default: no attack)',
     )
 
