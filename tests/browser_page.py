@@ -37,10 +37,10 @@ class Page:
         until(lambda: (button := self.button(label)) and button.is_enabled() and button).click()
 
     def voices(self):
-        return [b.text.strip() for b in self.all(".widget-toggle-button")]
+        return [b.accessible_name for b in self.all(".mv-choose")]
 
     def choose_voice(self, name):
-        next(b for b in self.all(".widget-toggle-button") if b.text.strip() == name).click()
+        next(b for b in self.all(".mv-choose") if b.accessible_name == name).click()
 
     def says(self, words):
         "Return whether a notice contains the words."

@@ -2,11 +2,13 @@
 import json
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models gain nothing from more, and workers run side by side
+os.environ["METAVOICE_VOICES"] = os.path.join(tempfile.gettempdir(), f"no-voices-{os.getpid()}")  # not the user's own
 
 import numpy as np  # noqa: E402
 

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from ..core.errors import OptionError, OutputError
 from ..core.files import is_stream
+from ..core.provenance import Provenance
 from .features import ResampleStream
 
 # %% auto #0
-__all__ = ['CONTAINERS', 'AUDIO_FORMATS', 'MP3_SAMPLE_RATES', 'BLOCK_SAMPLES', 'GENERATED_TAG', 'STREAM_MEDIA_TYPES',
-           'STREAM_OPTIONS', 'CODEC_SAMPLE_RATES', 'AAC_BIT_RATE', 'PCM_SAMPLE_RATE', 'to_int16', 'SoundWriter',
-           'encode_audio', 'format_from_path', 'open_sound_file', 'is_generated', 'wav_header', 'wav_mark',
+__all__ = ['CONTAINERS', 'AUDIO_FORMATS', 'MP3_SAMPLE_RATES', 'BLOCK_SAMPLES', 'STREAM_MEDIA_TYPES', 'STREAM_OPTIONS',
+           'CODEC_SAMPLE_RATES', 'AAC_BIT_RATE', 'PCM_SAMPLE_RATE', 'to_int16', 'SoundWriter', 'encode_audio',
+           'format_from_path', 'open_sound_file', 'read_provenance', 'is_generated', 'wav_header', 'wav_tags',
            'StreamBuffer', 'AacWriter', 'StreamEncoder']
 
 # %% ../../nbs/audio/01_encode.ipynb #1a94c71e
@@ -55,15 +56,17 @@ class SoundWriter:
         file,  # a path, or a binary file to write to
         sample_rate: int,  # Hz
         format: str,  # a key of `CONTAINERS`
-        tag: str | None = None,  # name of a program, for the file's tags
+        origin: Provenance | None = None,  # for the tags of a file with synthetic speech
         **options,  # of `soundfile.SoundFile`, such as bitrate_mode
     ):
         import soundfile
 
         container, subtype = CONTAINERS[format]
         self.file = soundfile.SoundFile(file, 'w', sample_rate, 1, subtype, format=container, **options)
-        if tag:
-            setattr(self.file, 'comment' if format == 'mp3' else 'software', tag)  # of mp3, libsndfile reads no other
+        if origin is not None:
+            self.file.comment = str(origin)
+            if format != 'mp3':  # LAME writes its own name there
+                self.file.software = origin.program
 
     def write(
         self,
@@ -90,10 +93,11 @@ def encode_audio(
     samples: Tensor,  # (time,) floats within −1…1, or int16
     sample_rate: int,  # Hz
     format: str = 'wav',  # wav, flac, ogg, mp3 or opus
+    origin: Provenance | None = None,  # for the tags of a file with synthetic speech
 ) -> bytes:
     "Encode samples as a sound file in memory."
     file = io.BytesIO()
-    with SoundWriter(file, sample_rate, format) as writer:
+    with SoundWriter(file, sample_rate, format, origin) as writer:
         writer.write(samples)
     return file.getvalue()
 
@@ -155,14 +159,14 @@ def open_sound_file(
     path: str | Path,  # where to write; its ending names the format
     sample_rate: int,  # Hz
     name: str | Path | None = None,  # of the file in messages; the path if None
-    tag: str | None = None,  # name of a program, for the file's tags
+    origin: Provenance | None = None,  # for the tags of a file with synthetic speech
 ):  # a function that appends samples, (time,) floats within −1…1 or int16
     "Open a sound file that grows; raises `OutputError` for an unknown ending, a full disk, or a .wav beyond 4 GB."
     import soundfile
 
     write = _GrowingFile(path, name or path, sample_rate)
     try:
-        with SoundWriter(path, sample_rate, write.format, tag) as writer:
+        with SoundWriter(path, sample_rate, write.format, origin) as writer:
             write.writer = writer
             yield write
         write.check_length()
@@ -172,55 +176,79 @@ def open_sound_file(
         raise write.error(e) from None
 
 # %% ../../nbs/audio/01_encode.ipynb #6447bffd
-GENERATED_TAG = 'metavoice'
+def _read_comments(source) -> list:  # of texts
+    "Return the comments of a sound file as PyAV finds them."
+    try:
+        import av
+    except ImportError:
+        return []
+    try:
+        with av.open(source) as container:
+            tags = [container.metadata, *(stream.metadata for stream in container.streams)]
+    except (OSError, ValueError):  # the errors of FFmpeg are both
+        return []
+    return [text for found in tags for name, text in found.items() if name.lower() in ('comment', 'description')]
+
+
+def _is_regular(source) -> bool:
+    "Return whether a source can be read without waiting for the writer of a pipe."
+    return not isinstance(source, (str, Path)) or Path(source).is_file()
+
+
+def read_provenance(
+    source: str | Path,  # any file; or a binary file that can be read
+) -> Provenance | None:
+    "Return what the tags of a sound file say about synthetic speech; None if nothing, or if it can't be read."
+    import soundfile
+
+    if not _is_regular(source):
+        return None
+    try:
+        with soundfile.SoundFile(source) as file:
+            comments, software = [file.comment], file.software.split(' ')[0]
+    except (OSError, TypeError, ValueError, soundfile.LibsndfileError):
+        if hasattr(source, 'seek'):
+            source.seek(0)
+        comments, software = _read_comments(source if hasattr(source, 'read') else str(source)), ''
+    found = next(filter(None, map(Provenance.parse, comments)), None)
+    if found is None and 'metavoice' in (software, *comments):  # as versions before the statement wrote it
+        return Provenance(program='metavoice')
+    return found
 
 
 def is_generated(
     path: str | Path,  # of any file
 ) -> bool:
-    "Return whether a sound file carries the mark of generated speech; False if it can't be read."
-    import soundfile
-
-    if not Path(path).is_file():  # reading a pipe would wait for its writer
-        return False
-    try:
-        with soundfile.SoundFile(path) as file:
-            return file.software.split(' ')[0] == GENERATED_TAG or file.comment == GENERATED_TAG
-    except (OSError, TypeError, ValueError, soundfile.LibsndfileError):
-        return False
+    "Return whether metavoice made a sound file, by its tags; False if it can't be read."
+    found = read_provenance(path)
+    return found is not None and found.program.split(' ')[0] == 'metavoice'
 
 # %% ../../nbs/audio/01_encode.ipynb #5945025b
 def wav_header(
     sample_rate: int,  # Hz
     samples: int | None = None,  # None: not known yet
-    behind: int = 0,  # bytes that follow the samples
-) -> bytes:  # 44
+    tags: bytes = b'',  # a chunk to put before the samples
+) -> bytes:  # 44, and the tags
     "Return the header of a wav file of 16-bit mono samples (Microsoft's RIFF layout)."
 
     def size(more):
         return 2**32 - 1 if samples is None else min(2**32 - 1, 2 * samples + more)
 
-    return struct.pack(
-        '<4sI4s4sIHHIIHH4sI',
-        b'RIFF',
-        size(36 + behind),
-        b'WAVE',
-        b'fmt ',
-        16,
-        1,
-        1,
-        sample_rate,
-        2 * sample_rate,
-        2,
-        16,
-        b'data',
-        size(0),
-    )
+    form = struct.pack('<4sIHHIIHH', b'fmt ', 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
+    riff = struct.pack('<4sI4s', b'RIFF', size(36 + len(tags)), b'WAVE')
+    return riff + form + tags + struct.pack('<4sI', b'data', size(0))
 
-def wav_mark() -> bytes:
-    "Return the mark of generated speech as a chunk that follows the samples of a wav file."
-    name = GENERATED_TAG.encode() + b'\0' * (2 - len(GENERATED_TAG) % 2)
-    return struct.pack('<4sI4s4sI', b'LIST', 12 + len(name), b'INFO', b'ISFT', len(name)) + name
+
+def wav_tags(
+    origin: Provenance,
+) -> bytes:  # an even number
+    "Return the statement about synthetic speech as a chunk of a wav file."
+    chunks = b''
+    for name, text in ((b'ISFT', origin.program), (b'ICMT', str(origin))):
+        data = text.encode('ascii', 'replace')
+        data += b'\0' * (2 - len(data) % 2)
+        chunks += struct.pack('<4sI', name, len(data)) + data
+    return struct.pack('<4sI4s', b'LIST', 4 + len(chunks), b'INFO') + chunks
 
 # %% ../../nbs/audio/01_encode.ipynb #462790cb
 class StreamBuffer:
@@ -323,6 +351,7 @@ class StreamEncoder:
         format: str,  # a key of `STREAM_MEDIA_TYPES`
         sample_rate: int,  # Hz, of the samples
         pcm_rate: int = PCM_SAMPLE_RATE,  # Hz, of format pcm
+        origin: Provenance | None = None,  # for the tags of synthetic speech; pcm and aac have none
     ):
         if format not in STREAM_MEDIA_TYPES:
             raise OptionError(f"unknown format {format!r}; use {', '.join(STREAM_MEDIA_TYPES)}")
@@ -334,12 +363,13 @@ class StreamEncoder:
         if self.sample_rate != sample_rate:
             self.resampler = ResampleStream(sample_rate, self.sample_rate)
         self.buffer, self.writer = StreamBuffer(keep=format == 'flac'), None
+        self.tags = b'' if origin is None else wav_tags(origin)
         if format == 'wav':
-            self.buffer.write(wav_header(self.sample_rate))
+            self.buffer.write(wav_header(self.sample_rate, tags=self.tags))
         elif format == 'aac':
             self.writer = AacWriter(self.buffer, self.sample_rate)
         elif format != 'pcm':
-            self.writer = SoundWriter(self.buffer, self.sample_rate, format, **STREAM_OPTIONS.get(format, {}))
+            self.writer = SoundWriter(self.buffer, self.sample_rate, format, origin, **STREAM_OPTIONS.get(format, {}))
 
     def _write(self, samples: Tensor):
         data = to_int16(samples)
@@ -365,9 +395,6 @@ class StreamEncoder:
             self.writer.close()
         return self.buffer.take(end=True)
 
-    def header(
-        self,
-        behind: int = 0,  # bytes that were written behind the samples, such as `wav_mark`
-    ) -> bytes:
-        "Return the wav header for the length so far, to replace a file's first 44 bytes; empty for other formats."
-        return wav_header(self.sample_rate, self.samples_written, behind) if self.format == 'wav' else b''
+    def header(self) -> bytes:
+        "Return the wav header for the length so far, to replace the first bytes of a file; empty for other formats."
+        return wav_header(self.sample_rate, self.samples_written, self.tags) if self.format == 'wav' else b''

@@ -21,6 +21,7 @@ from .encode import MP3_SAMPLE_RATES, encode_audio, format_from_path, open_sound
 from .features import log_mel, resample
 from ..core.errors import AudioError, OutputError
 from ..core.files import atomic_write
+from ..core.provenance import Provenance
 
 # %% auto #0
 __all__ = ['MAX_NAME', 'clean_name', 'open_audio', 'Audio', 'load_audio', 'audio_duration', 'load_span']
@@ -77,6 +78,7 @@ class Audio:
 
     samples: Tensor  # (time,) float32, −1…1
     sample_rate: int  # Hz
+    origin: Provenance | None = None  # of synthetic speech, for the tags of its files
 
     def __post_init__(self):
         self.samples = torch.as_tensor(self.samples).detach().to('cpu', torch.float32)
@@ -103,14 +105,14 @@ class Audio:
         rate: int,  # Hz
     ) -> Audio:
         "Return the audio at another sample rate."
-        return Audio(resample(self.samples, self.sample_rate, rate), rate)
+        return Audio(resample(self.samples, self.sample_rate, rate), rate, self.origin)
 
     def to_bytes(
         self,
         format: str = 'wav',  # wav, flac, ogg or mp3
     ) -> bytes:
         "Return the audio as a sound file in memory."
-        return encode_audio(self.samples, self.sample_rate, format)
+        return encode_audio(self.samples, self.sample_rate, format, self.origin)
 
 # %% ../../nbs/audio/05_sound.ipynb #beb13cec
 @patch
@@ -124,7 +126,7 @@ def save(
     if not len(self.samples) or not self.samples.isfinite().all():
         problem = 'NaN or infinite' if len(self.samples) else 'no'
         raise OutputError(f"can't write {path}: the audio has {problem} samples")
-    with atomic_write(path) as temporary, open_sound_file(temporary, self.sample_rate, path) as write:
+    with atomic_write(path) as temporary, open_sound_file(temporary, self.sample_rate, path, self.origin) as write:
         write(self.samples)
     return path
 
@@ -174,7 +176,7 @@ def _repr_html_(self: Audio) -> str:
     if not len(self.samples):
         return '<i>no sound</i>'
     heard = self if self.sample_rate in MP3_SAMPLE_RATES else self.resample(24000)
-    sound = encode_audio(heard.samples.nan_to_num(), heard.sample_rate, 'mp3')
+    sound = encode_audio(heard.samples.nan_to_num(), heard.sample_rate, 'mp3', self.origin)
     html = _html_tag('<audio controls', 'audio/mpeg', sound, '></audio>')
     try:
         figure = self.show()

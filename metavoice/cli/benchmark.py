@@ -5,9 +5,12 @@
 # %% ../../nbs/cli/04_benchmark.ipynb #7b687dda
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 
 from ..core.devices import DTYPES
+from ..core.errors import OptionError
 from ..core.files import atomic_write
 from .common import DeferredChoices, bounded_number, check_output_path, print_lines
 
@@ -64,6 +67,16 @@ def add_benchmark_parser(
         help="model to measure loading, and for --device speech, with; written by `metavoice random --size 1b` "
         "(default: a temporary one)",
     )
+    command.add_argument(
+        '--attack',
+        metavar='MINUTES',
+        type=bounded_number(0.01, 1440),
+        nargs='?',
+        const=5.0,
+        help="attack a server with hostile texts, incomplete requests, silent clients and uploads for this many "
+        "minutes (default: 5), then stop it under load and fill its disk; print what its callers notice as JSON "
+        '(pip install "metavoice[serve]"). Nothing else is measured',
+    )
     command.add_argument('--json', metavar='FILE', help="write the figures to this file too")
     command.set_defaults(run=benchmark_command)
 
@@ -100,6 +113,24 @@ def add_random_parser(
     command.set_defaults(run=random_command)
 
 # %% ../../nbs/cli/04_benchmark.ipynb #47e7fbbc
+def attack_command(
+    minutes: float,
+    path: Path | None,  # of a file for the figures
+):
+    "Attack a server and print the figures; raises `OptionError` without the packages of a server."
+    try:
+        import metavoice.serve.app  # noqa: F401
+    except ImportError as e:
+        raise OptionError(f'--attack needs {e.name}: pip install "metavoice[serve]"') from None
+    from metavoice.measure.server_faults import try_faults
+
+    text = json.dumps(try_faults(minutes), indent=1)
+    if path:
+        with atomic_write(path) as temporary:
+            temporary.write_text(text + '\n', encoding='utf-8')
+    print_lines(text.splitlines(), path)
+
+# %% ../../nbs/cli/04_benchmark.ipynb #709c8688
 def benchmark_command(
     args,  # parsed arguments
 ):
@@ -107,6 +138,10 @@ def benchmark_command(
     path = check_output_path(args.json, ('json',)) if args.json else None
     from metavoice.measure.benchmark import run_benchmarks
     from metavoice.measure.results import format_result, format_results, results_to_json
+
+    if args.attack:
+        attack_command(args.attack, path)
+        return
 
     def on_progress(result):
         print(format_result(result), file=sys.stderr)

@@ -202,18 +202,14 @@ class StreamSink:
             from metavoice.audio.encode import StreamEncoder
 
             self.open()
-            self.encoder = StreamEncoder(self.format, audio.sample_rate, pcm_rate=audio.sample_rate)
+            self.encoder = StreamEncoder(self.format, audio.sample_rate, audio.sample_rate, audio.origin)
         return self.put(self.encoder.feed(audio.samples))
 
     def complete(self):
-        "Write the mark of generated speech and the length into a regular wav file."
+        "Write the length into a regular wav file."
         if self.is_regular and self.encoder is not None and self.format == 'wav':
-            from metavoice.audio.encode import wav_mark
-
-            mark = wav_mark()
-            self.put(mark)
             self.file.seek(0)
-            self.put(self.encoder.header(len(mark)))
+            self.put(self.encoder.header())
 
     def discard(self):
         "Remove a regular file."

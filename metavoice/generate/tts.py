@@ -20,6 +20,7 @@ from ..audio.reference import REFERENCE_VERSION, check_reference
 from ..audio.sound import Audio, load_audio
 from ..bundle.load import Bundle, load_bundle
 from ..bundle.memory import pick_batch_size
+from ..bundle.voice import Voice, blend_voices
 from ..core.errors import OptionError, TextError
 from ..core.files import content_key
 from .assembly import make_assembler
@@ -29,7 +30,14 @@ from .options import SpeechOptions, check_seed, diffusion_options
 from .render import render
 from .segments import Segment, make_segments, one_per_text, prepare_texts
 from .sources import LocalSource, compile_steps, generate_codes
-from .voice import Voice, embed_voice, is_web_address, resolve_voice
+from metavoice.generate.voice import (
+    check_fit,
+    embed_voice,
+    is_web_address,
+    recording_key,
+    resolve_voice,
+    speech_origin,
+)
 from ..models.denoiser_graph import load_denoiser_network
 
 # %% auto #0
@@ -72,11 +80,12 @@ class TTS:
 @patch
 def voice(
     self: TTS,
-    source=None,  # a file, its bytes or its URL, `Audio`, `Voice` or a name in `bundle.voices`; their first if None
+    source=None,  # what `resolve_voice` takes: a file, its bytes or URL, `Audio`, a name or a blend; or a `Voice`
 ) -> Voice:
-    """Return the voice of a recording; logs a warning for each fault that can be heard in it.
+    """Return the voice of a recording, a name or a blend; logs a warning for each fault that can be heard in it.
 
-    Raises `AudioError` for a recording that is missing, broken, silent or too short.
+    Raises `AudioError` for a recording that is missing, broken, silent or too short, and `OptionError` for the weights
+    of a blend.
     """
     if isinstance(source, Voice):
         return source
@@ -84,16 +93,21 @@ def voice(
     if fetched and time.monotonic() - fetched[0] < FETCHED_SECONDS:
         return fetched[1]
     name, source = resolve_voice(self.bundle, source)
+    if isinstance(source, Voice):
+        return check_fit(self.bundle, source)
+    if isinstance(source, list):
+        return blend_voices([(self.voice(part), weight) for part, weight in source], name)
     version = (source, source.stat().st_mtime_ns) if isinstance(source, Path) and source.is_file() else None
     if version in self._own:
         return self._own[version]
     if isinstance(source, Path) and source.suffix == '.safetensors':
-        voice = Voice.load(source)
+        voice = check_fit(self.bundle, Voice.load(source))
         return replace(voice, accent=self.bundle.voice_accents.get(name, voice.accent))
     audio = source if isinstance(source, Audio) else load_audio(source)
     is_own = isinstance(source, Path) and source in self.bundle.voices.values()
     audio = check_reference(audio, 0.0 if is_own else max(1.0, self.bundle.minimum_reference))
     voice = self._embed(audio, name, check=not is_own)
+    voice = replace(voice, origin=replace(voice.origin, source=recording_key(source)))
     if is_own:
         voice = replace(voice, accent=self.bundle.voice_accents.get(name, voice.accent))
         self._own[version] = voice
@@ -120,7 +134,7 @@ def _embed(
     for cache in (self._embeddings, self._fetched):
         for old in list(cache)[:-MAX_CACHED_EMBEDDINGS]:
             cache.pop(old, None)
-    return Voice(found.embedding, name, audio.duration, found.warnings)
+    return Voice(found.embedding, name, audio.duration, found.warnings, origin=found.origin)
 
 # %% ../../nbs/generate/11_tts.ipynb #0d42adc4
 @patch
@@ -218,11 +232,12 @@ def synthesise(
     texts = [text] if isinstance(text, str) else list(text)
     segments, resolved = self.prepare(texts, SpeechOptions(**kwargs), voice, seed, timings)
     assembler, parts = make_assembler(self.bundle, resolved.denoise), [[] for _ in texts]
+    origins = {s.text_index: speech_origin(self.bundle, s.voice) for s in segments}
     source = LocalSource(self.bundle, resolved, batch_size, on_progress)
     rendered = render(segments, resolved, source, assembler=assembler, on_progress=on_progress, timings=timings)
     for part in rendered:
         parts[part.segment.text_index].append(part.samples)
-    audios = [Audio(torch.cat(samples), assembler.sample_rate) for samples in parts]
+    audios = [Audio(torch.cat(p), assembler.sample_rate, origins[n]) for n, p in enumerate(parts)]
     return audios[0] if isinstance(text, str) else audios
 
 # %% ../../nbs/generate/11_tts.ipynb #8fb0c4f5
@@ -263,7 +278,7 @@ def _stream(bundle: Bundle, segments: list[Segment], options: SpeechOptions, **h
     with closing(render(segments, options, source, assembler=assembler, **how)) as parts:
         for part in parts:
             if len(part.samples):
-                yield Audio(part.samples, assembler.sample_rate)
+                yield Audio(part.samples, assembler.sample_rate, speech_origin(bundle, part.segment.voice))
 
 # %% ../../nbs/generate/11_tts.ipynb #28b4aa72
 @patch

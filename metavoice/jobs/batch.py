@@ -18,7 +18,7 @@ from fastcore.meta import delegates
 from torch import Tensor
 
 from .. import __version__
-from ..audio.encode import AUDIO_FORMATS, GENERATED_TAG, is_generated, open_sound_file, to_int16
+from ..audio.encode import AUDIO_FORMATS, is_generated, open_sound_file, to_int16
 from ..core.errors import MetaVoiceError, OptionError, OutputError
 from ..core.files import atomic_write, content_key
 from ..core.finder import is_file
@@ -37,7 +37,7 @@ from ..generate.render import render
 from ..generate.segments import prepare_texts
 from ..generate.sources import LocalSource
 from ..generate.tts import TTS
-from ..generate.voice import Voice
+from ..generate.voice import Voice, speech_origin
 from ..models.denoiser import Denoiser
 from ..text.spoken import PreparedText
 from .longform import model_key
@@ -339,6 +339,7 @@ class BatchWriter:
 
     def __init__(
         self,
+        tts: TTS,
         folder: Path,
         format: str,  # wav, flac, ogg or mp3
         sample_rate: int,  # Hz
@@ -347,7 +348,7 @@ class BatchWriter:
         on_progress: Callable | None = None,  # called with ('rows', done, of)
     ):
         self.folder, self.format, self.sample_rate, self.rows, self.keys = folder, format, sample_rate, rows, keys
-        self.on_progress = on_progress or (lambda *progress: None)
+        self.bundle, self.on_progress = tts.bundle, on_progress or (lambda *progress: None)
         self.log = ResultsLog(folder / 'results.jsonl')
         self.before = self.log.finished(keys, format)  # ids that need no work
         self.done, self.spoken, self.duration = len(self.before), 0, 0.  # rows, rows of this run, seconds of sound
@@ -379,9 +380,9 @@ class BatchWriter:
         chunks: Iterator[Tensor],  # (time,) int16
     ):
         "Write the file of a row and note it, or the error that the chunks raise; raises `OutputError`."
-        path, length = self.folder / f'{row.id}.{self.format}', 0
+        path, length, origin = self.folder / f'{row.id}.{self.format}', 0, speech_origin(self.bundle, row.options.voice)
         try:
-            with atomic_write(path) as t, open_sound_file(t, self.sample_rate, path, GENERATED_TAG) as write:
+            with atomic_write(path) as t, open_sound_file(t, self.sample_rate, path, origin) as write:
                 for part in chunks:
                     length += len(part)
                     write(part)
@@ -439,7 +440,7 @@ def run_batch(
     sample_rate = Denoiser.sample_rate if options.denoise else tts.bundle.codec.sample_rate
     with lock_folder(out):
         remove_partial_files(out, [row.id for row in rows])
-        writer = BatchWriter(out, format, sample_rate, rows, keys, on_progress)
+        writer = BatchWriter(tts, out, format, sample_rate, rows, keys, on_progress)
         for row_id, error in bad.items():
             writer.fail(row_id, error)
         left = [row for row in good if row.id not in writer.before]

@@ -17,7 +17,7 @@ from fastcore.meta import delegates
 from torch import Tensor
 
 from .. import __version__
-from ..audio.encode import GENERATED_TAG, format_from_path, open_sound_file, to_int16
+from ..audio.encode import format_from_path, open_sound_file, to_int16
 from ..bundle.load import Bundle
 from ..core.errors import OptionError, OutputError
 from ..core.files import atomic_write, content_key, is_stream
@@ -28,6 +28,7 @@ from ..generate.render import Rendered, render
 from ..generate.segments import Segment
 from ..generate.sources import LocalSource
 from ..generate.tts import TTS
+from ..generate.voice import speech_origin
 
 # %% auto #0
 __all__ = ['model_key', 'job_key', 'Journal', 'BookWriter', 'journalled_output', 'read_aloud']
@@ -259,7 +260,8 @@ def read_aloud(
     assembler = make_assembler(tts.bundle, options.denoise)
     source = LocalSource(tts.bundle, options, batch_size, on_progress)
     output = journalled_output(journal) if journal else atomic_write(path)
-    with output as temporary, open_sound_file(temporary, assembler.sample_rate, path, GENERATED_TAG) as write:
+    origin = speech_origin(tts.bundle, segments[0].voice)
+    with output as temporary, open_sound_file(temporary, assembler.sample_rate, path, origin) as write:
         writer = BookWriter(segments, assembler, write, journal, on_progress)
         finished = writer.restore()
         rest = segments[writer.resumed - len(finished) :]

@@ -127,8 +127,8 @@ def load_speaker_reference(
         name, found = source.name, join_recordings(source)
     else:
         name, found = resolve_voice(tts.bundle, source)
-    if isinstance(found, Path) and found.suffix == '.safetensors':
-        return load_speaker_reference(tts, tts.voice(found))
+    if isinstance(found, (Voice, list)) or isinstance(found, Path) and found.suffix == '.safetensors':
+        return load_speaker_reference(tts, tts.voice(source))
     audio = found if isinstance(found, Audio) else load_audio(found)
     voice = tts.voice(audio)
     embedding = embed_speaker(tts.bundle.speaker_encoder, audio)

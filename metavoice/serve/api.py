@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Annotated
 
 import prometheus_client as prometheus
@@ -22,17 +22,18 @@ import torch
 from fastapi import File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, Response
 from fastcore.basics import patch
-from platformdirs import user_data_path
 
 from .. import __version__
 from ..audio.encode import STREAM_MEDIA_TYPES, StreamEncoder
 from ..audio.sound import AudioLimits
 from ..bundle.memory import MAX_SEGMENTS, pick_batch_size
+from ..bundle.voice import Voice, check_consent
+from ..bundle.voice_store import VoiceStore, VoiceTaken, voices_dir
 from ..core.errors import TextError
 from ..core.fetch import AllowedURL, fetch_recording
 from ..generate.options import SpeechOptions, load_lexicon
 from ..generate.tts import TTS
-from ..generate.voice import Voice
+from ..generate.voice import recording_key, speech_origin
 from . import schema
 from .config import ServerConfig, parse_voice_names
 from .errors import APIError
@@ -42,15 +43,17 @@ from .monitoring import Metrics, log_event
 from .response import SpeechResponse, make_waker
 from .schema import SAMPLING_FIELDS, TEXT_FIELDS, SpeechRequest, VoiceReference, describe_option
 from .service import QueueFull, SpeechService
-from .voice_store import OPENAI_MODELS, VoiceCatalogue, VoiceStore, VoiceTaken
+from .voice_store import OPENAI_MODELS, VoiceCatalogue
 
 # %% auto #0
-__all__ = ['STATUS_MESSAGES', 'FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'SpeechAPI']
+__all__ = ['FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'VoiceConsent', 'SpeechAPI']
 
 # %% ../../nbs/serve/12_api.ipynb #7a424cc7
 class TooManyWords(TextError):
     "The numbers and signs of a text become too many words."
 
+
+LONG_TEXT = 500  # characters of a text that waits for other long texts
 
 MOST_WORDS = 5  # characters in words for each character that a text may have
 
@@ -72,8 +75,9 @@ class SpeechAPI:
         self,
         config: ServerConfig,
         tts: TTS | None = None,  # None loads the model of the configuration
+        on_loaded: Callable[[], None] | None = None,  # called before the first request is accepted
     ):
-        self.config, self.created = config, int(time.time())
+        self.config, self.created, self.on_loaded = config, int(time.time()), on_loaded
         self.tts = tts or TTS.from_pretrained(
             config.model, device=config.device, dtype=config.dtype, quantise=config.quantise, compile=config.compile,
             engine=config.engine, first_stage_path=config.first_stage_path,
@@ -81,16 +85,17 @@ class SpeechAPI:
         bundle = self.tts.bundle
         self.name, self.metrics, self.speech_service = bundle.name, Metrics(), None
         self.status, self.failure, self.loader = 'loading', None, None  # the last one is a thread, from the app
-        folder = config.voices or user_data_path('metavoice', appauthor=False) / 'voices'
-        self.store = VoiceStore(folder, config.max_voices, bundle.voices)
+        self.store = VoiceStore(config.voices or voices_dir(), config.max_voices, bundle.voices)
+        self.store.make_folder()
         self.allowed_urls = tuple(map(AllowedURL.parse, config.fetch_from))
         self.limits = AudioLimits(config.max_seconds, config.max_channels, samples=UPLOAD_SAMPLES)
         self.model_voices, self.num_uploads = {}, 0
-        self.catalogue = VoiceCatalogue(self.store, self.model_voices, parse_voice_names(config.voice_names))
+        self.catalogue = VoiceCatalogue(self.store, self.model_voices, parse_voice_names(config.voice_names), bundle)
         self.model_names = {self.name, *OPENAI_MODELS, *config.model_names}
         self.lexicon = load_lexicon(config.lexicon)
         self.options = self.make_options()
-        self.readers, self.uploads = ThreadPoolExecutor(2, 'reader'), ThreadPoolExecutor(1, 'upload', give_way)
+        self.readers, self.long_texts = ThreadPoolExecutor(2, 'reader'), ThreadPoolExecutor(1, 'long text')
+        self.uploads = ThreadPoolExecutor(1, 'upload', give_way)
         self.metrics.jobs.set_function(self.num_jobs)
         self.metrics.voices.set_function(lambda: len(self.store.list()))
 
@@ -112,6 +117,11 @@ class SpeechAPI:
     async def run_in_reader(self, function, *args):
         "Run a function in a reader thread."
         return await asyncio.get_running_loop().run_in_executor(self.readers, function, *args)
+
+    async def split_in_turn(self, text: str, *args) -> list:
+        "Run `split_text` in a reader thread, or in the thread for long texts."
+        pool = self.readers if len(text) <= LONG_TEXT else self.long_texts
+        return await asyncio.get_running_loop().run_in_executor(pool, self.split_text, text, *args)
 
     def check_uploads(self):
         "Raise `QueueFull` if too many recordings are being read."
@@ -145,7 +155,7 @@ class SpeechAPI:
         self.status = 'stopping'
         if self.speech_service:
             self.speech_service.close()
-        for pool in (self.readers, self.uploads):
+        for pool in (self.readers, self.long_texts, self.uploads):
             pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../../nbs/serve/12_api.ipynb #20620bac
@@ -167,6 +177,8 @@ def load(self: SpeechAPI):
     job = self._make_job(self.tts.segments(["Good morning."], voice, 1), self.options, self.chunk)
     self.speech_service.submit(job)
     job.collect()
+    if self.on_loaded:
+        self.on_loaded()
     if self.status == 'loading':
         self.status = 'ok'
     seconds = round(time.perf_counter() - began, 2)
@@ -250,7 +262,8 @@ def check_spoken(self: SpeechAPI, spoken: int):
 @patch
 def embed_recording(self: SpeechAPI, data: bytes, name: str | None) -> Voice:
     "Return the voice of an untrusted recording; raises `AudioError`."
-    return self.tts.voice(read_upload(data, name, self.limits))
+    voice = self.tts.voice(read_upload(data, name, self.limits))
+    return replace(voice, origin=replace(voice.origin, source=recording_key(data)))
 
 
 @patch
@@ -283,9 +296,10 @@ async def start_speech(
 ) -> SpeechResponse:
     "Return the response with the speech of a text."
     ready, about = asyncio.Event(), request.state.about
-    segments = await self.run_in_reader(self.split_text, text, voice, seed, options)
+    segments = await self.split_in_turn(text, voice, seed, options)
     deterministic = seed is not None
-    encoder = StreamEncoder(format, 48_000 if options.denoise else self.tts.bundle.codec.sample_rate)
+    rate = 48_000 if options.denoise else self.tts.bundle.codec.sample_rate
+    encoder = StreamEncoder(format, rate, origin=speech_origin(self.tts.bundle, voice))
     job = self._make_job(
         segments,
         options,
@@ -326,7 +340,8 @@ FormText = Annotated[str, Form(description="What to say.", min_length=1)]
 FormVoice = Annotated[
     str | None,
     Form(
-        description="A voice of the model, the id or name of a registered one, or an allowed URL of a recording.",
+        description="A voice of the model, the id or name of a registered one, a blend such as "
+        "`af_heart*0.7+bf_emma*0.3`, or an allowed URL of a recording.",
         max_length=2000,
     ),
 ]
@@ -356,7 +371,7 @@ async def tts_form(
     options = self.make_options(guidance=guidance, top_p=top_p)
     has_url = re.match(r'[A-Za-z][A-Za-z0-9+.-]*://', speaker_ref_path or '')
     if audiodata or has_url:  # the text is checked before the recording, which is more work
-        await self.run_in_reader(self.split_text, text, Voice(torch.zeros(256)), 0, options)
+        await self.split_in_turn(text, Voice(torch.zeros(256)), 0, options)
     if audiodata:
         voice = await self.voice_from_upload(audiodata)
     elif has_url:
@@ -376,21 +391,40 @@ VoiceFile = Annotated[
 ]
 
 
+VoiceConsent = Annotated[
+    str | None,
+    Form(
+        description="What the speaker agreed to, such as `I, Jane Doe, agreed on 2026-11-01`. Kept with the voice. "
+        "The server may require it.",
+        max_length=2000,
+    ),
+]
+
+
 @patch
-async def add_voice(self: SpeechAPI, name: VoiceName, file: VoiceFile) -> schema.VoiceResponse:
+async def add_voice(
+    self: SpeechAPI, name: VoiceName, file: VoiceFile, consent: VoiceConsent = None
+) -> schema.VoiceResponse:
     "Register a voice. The server keeps its embedding of 256 numbers, and not the recording. A repeated call is safe."
     self.check_ready()
     self.store.check_name(name)
-    stored = await self.run_in_reader(self.store.add, name, await self.voice_from_upload(file))
-    return schema.VoiceResponse(**asdict(stored), owned_by='user')
+    if not consent and self.config.require_consent:
+        message = "this server registers no voice without its speaker's consent; send it in the field consent"
+        raise APIError(400, message, 'consent_required', 'consent')
+    consent = check_consent(consent) if consent else ''
+    voice = await self.voice_from_upload(file)
+    voice = replace(voice, origin=replace(voice.origin, consent=consent))
+    stored = await self.run_in_reader(self.store.add, name, voice)
+    return schema.VoiceResponse.from_stored(stored)
 
 
 @patch
 async def list_voices(self: SpeechAPI) -> schema.VoiceListResponse:
     "Return the voices of the model and the registered ones."
     stored = await self.run_in_reader(self.store.list)
-    registered = [schema.VoiceResponse(**asdict(voice), owned_by='user') for voice in stored]
-    own = [schema.VoiceResponse(id=name, name=name, owned_by='model') for name in self.tts.bundle.voices]
+    registered = [schema.VoiceResponse.from_stored(voice) for voice in stored]
+    bundle = self.tts.bundle
+    own = [schema.VoiceResponse.from_model(name, bundle.voice_accents.get(name)) for name in bundle.voices]
     return schema.VoiceListResponse(data=own + registered)
 
 

@@ -39,6 +39,7 @@ class TimedProtocol(H11Protocol):
     "uvicorn's HTTP/1.1 with a limit on connections, and deadlines for headers and for clients that don't read."
 
     max_connections, read_timeout, stall = 512, 20.0, 20.0  # connections, and seconds; `make_protocol` sets them
+    last_request, is_stopping = 0.5, False  # seconds that an idle connection stays open when the server stops
 
     def connection_made(self, transport):
         super().connection_made(transport)
@@ -53,6 +54,15 @@ class TimedProtocol(H11Protocol):
         for timer in self.timers.values():
             timer.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self):
+        self.is_stopping = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.end_soon()
+
+    def end_soon(self):
+        "Close a connection after `last_request` seconds: a request may be on its way, and gets status 503."
+        self.start_timer('end', self.last_request, super().shutdown)
 
     def start_timer(self, name: str, seconds: float, run: Callable):
         "Call a function after some seconds, unless the timer of this name runs already."
@@ -80,6 +90,8 @@ class TimedProtocol(H11Protocol):
     def on_response_complete(self):
         super().on_response_complete()
         self.stop_timer('headers')  # an idle connection has uvicorn's own deadline
+        if self.is_stopping and not self.transport.is_closing():
+            self.end_soon()
         if self.conn.trailing_data[0]:
             self.watch_headers()
 

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from ..core.errors import AudioError, MetaVoiceError, OptionError, OutputError, TextError
 from .job import DeadlineExceeded, Disconnected
 from .service import QueueFull
-from .voice_store import UnknownVoice, VoiceTaken
+from ..bundle.voice_store import UnknownVoice, VoiceTaken
 
 # %% auto #0
 __all__ = ['ERROR_CODES', 'ERROR_TYPES', 'is_full_disk', 'APIError', 'from_validation_error', 'from_http_exception']

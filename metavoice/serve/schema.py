@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
+from ..bundle.voice_store import StoredVoice
 from ..core.settings import Range, field_comments, field_specs
 from ..generate.options import SpeechOptions
 from .errors import APIError
@@ -53,13 +54,13 @@ def check_unknown_field(
     if similar:
         raise APIError(400, f"there is no field {shown!r}; did you mean {similar[0]}?", 'option', shown)
 
-# %% ../../nbs/serve/10_schema.ipynb #11c067b0
+# %% ../../nbs/serve/10_schema.ipynb #449ca95f
 class VoiceReference(BaseModel):
     "A voice by its id, as OpenAI's newer clients send it."
 
     id: str = Field(max_length=100)
 
-# %% ../../nbs/serve/10_schema.ipynb #0f869aed
+# %% ../../nbs/serve/10_schema.ipynb #7f4e0236
 class OpenAISpeechRequest(BaseModel):
     "The fields of OpenAI's request."
 
@@ -80,8 +81,9 @@ class OpenAISpeechRequest(BaseModel):
     input: str = Field(description="The text, up to the server's limit.", min_length=1)
     voice: str | VoiceReference | None = Field(
         None,
-        description="A voice of the model, the id or name of a registered one, or one of OpenAI's names (alloy, ash, "
-        "…), for which a voice is chosen; default: the model's first, else the first registered one.",
+        description="A voice of the model, the id or name of a registered one, a blend of up to 8 of them such as "
+        "`af_heart*0.7+bf_emma*0.3`, or one of OpenAI's names (alloy, ash, …), for which a voice is chosen; default: "
+        "the model's first, else the first registered one.",
     )
     response_format: Literal['mp3', 'opus', 'aac', 'flac', 'wav', 'pcm'] | None = Field(
         'mp3',
@@ -180,7 +182,22 @@ class VoiceResponse(BaseModel):
     seconds: float | None = Field(None, description="Length of the reference.")
     created: int | None = Field(None, description="Unix time.")
     warnings: list[str] = Field([], description="Faults of the reference, and what to do about them.")
+    accent: str | None = Field(None, description="american or british.")
+    consent: str | None = Field(None, description="What the speaker agreed to.")
+    source: str | None = Field(None, description="SHA-256 of the recording's file.")
     owned_by: Literal['model', 'user']
+
+    @classmethod
+    def from_model(cls, name: str, accent: str | None) -> VoiceResponse:
+        "Return the response for a voice of the model."
+        return cls(id=name, name=name, accent=accent, owned_by='model')
+
+    @classmethod
+    def from_stored(cls, voice: StoredVoice) -> VoiceResponse:
+        "Return the response for a registered voice."
+        about = {name: getattr(voice, name) for name in ('id', 'name', 'seconds', 'created', 'warnings', 'accent')}
+        origin = voice.origin
+        return cls(**about, consent=origin.consent or None, source=origin.source or None, owned_by='user')
 
 
 class VoiceListResponse(BaseModel):

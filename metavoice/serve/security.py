@@ -77,6 +77,8 @@ class SecurityMiddleware:
             if message['type'] == 'http.response.start':
                 status = message['status']
                 added = [(b'x-request-id', about['id'].encode()), *SECURITY_HEADERS]
+                if self.service.status == 'stopping':
+                    added.append((b'connection', b'close'))
                 message['headers'] = [*message.get('headers', []), *added]
             await send(message)
 

@@ -177,7 +177,7 @@ async def _speak_text(self: WyomingConnection, request: WyomingRequest):
     while (piece := await stream.take(api.run_in_reader)) is not None:
         text, pause = piece
         try:
-            segments = await api.run_in_reader(api.split_text, api.check_text(text), voice, None, options)
+            segments = await api.split_in_turn(api.check_text(text), voice, None, options)
         except TooManyWords:
             raise
         except TextError as e:

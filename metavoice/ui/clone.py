@@ -58,7 +58,9 @@ class CloneApp(VBox):
         text: str = EXAMPLE_TEXT,
     ):
         self.tts = as_tts(model)
-        self.text, self.voice, self.settings = TextPanel(self.tts, text), VoicePanel(self.tts), SettingsPanel(self.tts)
+        self.executor, self.future = ThreadPoolExecutor(1, 'speech'), None  # samples of voices wait for the speech
+        self.voice = VoicePanel(self.tts, executor=self.executor)
+        self.text, self.settings = TextPanel(self.tts, text), SettingsPanel(self.tts)
         self.start_button = add_classes(Button(description="Speak"), 'main', 'grow')
         self.stop_button = Button(description="Stop", disabled=True)
         self.start_button.on_click(self.start)
@@ -66,7 +68,6 @@ class CloneApp(VBox):
         self.progress, self.notice = SpeechProgress(), Notice(reveal=True)
         self.player = Player(repeat_label="Use text, voice and seed again", on_repeat=self.restore_entry)
         self.history, self.current = HistoryPanel(self.show_entry), None  # the `HistoryEntry` in the player
-        self.executor, self.future = ThreadPoolExecutor(1, 'speech'), None
         self.stop_event = threading.Event()
         for control in (self.text.field, self.voice.choice, *self.settings.controls):
             control.observe(self.notice.clear_error, 'value')

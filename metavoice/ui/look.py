@@ -28,7 +28,7 @@ from ..generate.tts import TTS
 
 # %% auto #0
 __all__ = ['WEB_DIR', 'TYPICAL_CHARS_PER_SECOND', 'logger', 'add_classes', 'AriaAttributes', 'page', 'card', 'columns',
-           'set_visible', 'Disclosure', 'waveform_peaks', 'spectrogram_png', 'Player', 'format_duration',
+           'set_visible', 'Disclosure', 'waveform_peaks', 'spectrogram_png', 'Player', 'Gallery', 'format_duration',
            'truncate_text', 'labelled_control', 'Notice', 'ProgressPanel', 'SpeechProgress', 'StopRequested',
            'show_errors', 'WarningCollector']
 
@@ -204,6 +204,51 @@ class Player(anywidget.AnyWidget):
         media_type = 'audio/mpeg' if format == 'mp3' else f'audio/{format}'
         data = self.audio.to_bytes(format)
         self.send(dict(name=f'{self.name}.{format}', type=media_type), buffers=[data])
+
+# %% ../../nbs/ui/00_look.ipynb #a9b3f20c
+class Gallery(anywidget.AnyWidget):
+    "Cards with voices: choose one, listen to samples. Raises `TraitError` for a value that isn't a card."
+
+    _esm = WEB_DIR / 'gallery.js'
+    cards = traitlets.List([]).tag(sync=True)  # dicts: name, about, sample (whether there is a play button)
+    value = traitlets.Unicode('').tag(sync=True)  # name of the chosen card
+    label = traitlets.Unicode('Voice').tag(sync=True)  # of the group, for screen readers
+
+    def __init__(
+        self,
+        cards: list,
+        on_play,  # called with the name of a card when its sample is asked for
+    ):
+        super().__init__(cards=cards, value=cards[0]['name'])
+        self.on_play = on_play
+        self.on_msg(self.handle_message)
+
+    @property
+    def options(self) -> tuple:  # of strings
+        "The names of the cards."
+        return tuple(card['name'] for card in self.cards)
+
+    @traitlets.validate('value')
+    def check_value(self, proposal):
+        "Accept the name of a card."
+        if proposal['value'] not in self.options:
+            raise traitlets.TraitError(f"there is no card {proposal['value']!r}; use {', '.join(self.options)}")
+        return proposal['value']
+
+    def handle_message(self, _, content, buffers):
+        "Ask for the sample of a card."
+        if content.get('play') in self.options:
+            self.on_play(content['play'])
+
+    def play(
+        self,
+        name: str,  # of a card
+        audio: Audio | None,
+        error: str = '',  # shown in place of a sound
+    ):
+        "Play the sample of a card in the browser that has asked for it."
+        buffers = [] if audio is None else [audio.to_bytes('flac')]
+        self.send(dict(name=name, error=error), buffers=buffers)
 
 # %% ../../nbs/ui/00_look.ipynb #148c766a
 TYPICAL_CHARS_PER_SECOND = 15.0  # characters of text in a second of speech, for nano and most people

@@ -5,6 +5,7 @@
 # %% ../../nbs/ui/01_panels.ipynb #7c635195
 from __future__ import annotations
 
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from ipywidgets import (
     IntSlider,
     IntText,
     Textarea,
-    ToggleButtons,
     VBox,
 )
 
@@ -30,28 +30,33 @@ from ..audio.containers import READABLE_SUFFIXES
 from ..audio.features import trim_silence
 from ..audio.reference import check_reference, reference_warnings
 from ..audio.sound import Audio, AudioLimits, load_audio
+from ..bundle.voice import Voice
+from ..bundle.voice_store import user_voices
 from ..core.errors import AudioError, MetaVoiceError
 from ..core.settings import field_comments, field_specs
 from ..generate.options import VOCODERS, SpeechOptions, check_seed, sliders
 from ..generate.segments import prepare_texts, split_prepared
+from ..generate.sample import voice_sample
 from ..generate.tts import TTS
-from ..generate.voice import Voice
+from ..generate.voice import check_fit
 from ..serve.fetch import read_upload
 from metavoice.ui.look import (
     TYPICAL_CHARS_PER_SECOND,
     WEB_DIR,
+    Gallery,
     Notice,
     Player,
     add_classes,
     format_duration,
     labelled_control,
     set_visible,
+    show_errors,
     truncate_text,
 )
 
 # %% auto #0
 __all__ = ['EXAMPLE_TEXT', 'ADD_VOICE', 'UPLOAD_LIMITS', 'VOCODER_LABELS', 'UploadWidget', 'TextPanel', 'VoiceOption',
-           'VoicePanel', 'speech_sliders', 'SettingsPanel', 'HistoryEntry', 'HistoryPanel']
+           'find_voice_options', 'VoicePanel', 'speech_sliders', 'SettingsPanel', 'HistoryEntry', 'HistoryPanel']
 
 # %% ../../nbs/ui/01_panels.ipynb #fd221c41
 READING_PASSAGE = (
@@ -171,20 +176,42 @@ class VoiceOption:
     about: str  # origin
     audio: Audio | None = None  # to listen to
     warnings: list = field(default_factory=list)  # faults of a recording, and what to do about them
+    label: str = "your recording"  # on its card
+
+
+def find_voice_options(tts: TTS) -> dict:  # name → `VoiceOption`
+    "Return the voices of a model, and those of the user that fit it."
+    found, accents = {}, tts.bundle.voice_accents
+    for name, voice in tts.bundle.manifest['voices'].items():
+        found[name] = VoiceOption(name, voice['source'], label=accents.get(name, '').capitalize())
+    for stored in user_voices().list():
+        if stored.name in found:
+            continue
+        try:
+            voice = check_fit(tts.bundle, user_voices().get(stored.id))
+        except MetaVoiceError:  # made with another speaker encoder, or removed in this moment
+            continue
+        kind = "blend" if voice.origin.parts else "yours"
+        about = f"One of your voices. Consent: {voice.origin.consent or 'not stated'}."
+        if voice.origin.parts:
+            about = f"A blend of {', '.join(f'{part.name} ({part.share:.0%})' for part in voice.origin.parts)}."
+        found[stored.name] = VoiceOption(voice, about, label=f"{voice.accent.capitalize()}, {kind}")
+    return found
 
 # %% ../../nbs/ui/01_panels.ipynb #2f276f11
 class VoicePanel(VBox):
-    "Buttons for the voices of a model and of the user."
+    "Cards with the voices of a model and of the user."
 
     def __init__(
         self,
         tts: TTS,
         advice: float = 30.0,  # recommended seconds of a recording
+        executor: Executor | None = None,  # that generates samples; a thread of its own if None
     ):
         self.tts, self.advice, self.least = tts, advice, max(1.0, tts.bundle.minimum_reference)
-        origins = {name: voice['source'] for name, voice in tts.bundle.manifest['voices'].items()}
-        self.voice_options = {name: VoiceOption(name, origins[name]) for name in tts.bundle.voices}
-        self.choice = ToggleButtons(options=[*self.voice_options, ADD_VOICE])
+        self.voice_options, self.executor = find_voice_options(tts), executor or ThreadPoolExecutor(1, 'sample')
+        self.kept_names = {*self.voice_options, ADD_VOICE}  # of voices that no upload replaces
+        self.choice = Gallery(self.make_cards(), self.play_sample)
         self.player, self.notice = Player(small=True), Notice()
         recommended = max(self.least, advice)
         hint = f"any sound file; {recommended:g} s or more of one person, without music"
@@ -197,21 +224,42 @@ class VoicePanel(VBox):
         super().__init__([self.choice, self.upload_box, self.notice, self.player_box])
         add_classes(self, 'stack')
 
+    def make_cards(self) -> list:  # of dicts, for a `Gallery`
+        "Return the cards of all voices, and the one to add another."
+        cards = []
+        for name, option in self.voice_options.items():  # another recording of the same name has another key
+            cards.append(dict(name=name, about=option.label, sample=True, key=id(option)))
+        return [*cards, dict(name=ADD_VOICE, about="upload or record", sample=False)]
+
+    def play_sample(self, name: str):
+        "Generate the sample of a voice in a thread, or take it from the cache, and play it in the browser."
+        self.executor.submit(self.send_sample, name)
+
+    def send_sample(self, name: str):
+        "Play the sample of a voice, or show why there is none."
+        notice = Notice()
+        with show_errors(notice, "Stopped."):
+            self.choice.play(name, voice_sample(self.tts, self.voice(name)))
+        if notice.text:
+            self.choice.play(name, None, notice.text)
+
 # %% ../../nbs/ui/01_panels.ipynb #2571794a
 @patch
 def show_voice(self: VoicePanel, _=None):
     "Show the recording of the chosen voice, or the upload field."
     option = self.voice_options.get(self.choice.value)
     set_visible(self.upload_box, option is None)
-    set_visible(self.player_box, option is not None)
+    set_visible(self.player_box, option is not None and not isinstance(option.source, Voice))
     self.notice.clear()
     if option is None:
         self.player.show(None)
         return
-    if option.audio is None:
+    if option.audio is None and not isinstance(option.source, Voice):
         path = Path(self.tts.bundle.voices[option.source])
         option.audio = None if path.suffix == '.safetensors' else load_audio(path)
     self.player.show(option.audio, self.choice.value, option.about)
+    if isinstance(option.source, Voice):
+        self.notice.show(option.about)
     notes = [f"This recording can be used, but {warning}." for warning in option.warnings]
     if option.source is option.audio and option.audio.duration < 0.9 * self.advice:
         notes.append(f"This recording can be used; {self.advice:g} s or more of speech capture the voice better.")
@@ -233,15 +281,14 @@ def receive(
         self.notice.show(name_error(name, e), 'bad')
         return
     label, cut = Path(name).stem or name, whole.duration - audio.duration
-    if label in (*self.tts.bundle.voices, ADD_VOICE):
+    if label in self.kept_names:
         label += ' (yours)'
     about = f"{format_duration(audio.duration)} of speech"
     if cut > 0.05:
         about += f"; {format_duration(cut)} of silence at the ends were cut off"
     warnings = reference_warnings(audio, min_speech=0)  # the panel's advice is about the length
     self.voice_options[label] = VoiceOption(audio, about, audio, warnings)
-    if label not in self.choice.options:
-        self.choice.options = [*self.voice_options, ADD_VOICE]
+    self.choice.cards = self.make_cards()
     if self.choice.value != label:
         self.choice.value = label
     else:

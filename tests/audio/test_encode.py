@@ -1,9 +1,12 @@
 "Encoding: 16 bits, files in memory, files that grow, full disks, and streams of bytes."
 
+import importlib.util
 import io
 import os
+import shutil
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,6 @@ import torch
 from metavoice.audio.containers import inspect_file
 from metavoice.audio.encode import (
     AUDIO_FORMATS,
-    GENERATED_TAG,
     STREAM_MEDIA_TYPES,
     SoundWriter,
     StreamBuffer,
@@ -22,14 +24,17 @@ from metavoice.audio.encode import (
     format_from_path,
     is_generated,
     open_sound_file,
+    read_provenance,
     to_int16,
     wav_header,
-    wav_mark,
+    wav_tags,
 )
 from metavoice.audio.sound import load_audio
 from metavoice.core.errors import OptionError, OutputError
+from metavoice.core.provenance import SYNTHETIC_SPEECH, Provenance
 
 ROOT = Path(__file__).parents[2]
+ORIGIN = Provenance("nano", "af_heart*0.7+bm_george*0.3")
 RAW = dict(format="RAW", channels=1, subtype="PCM_16")
 FULL_DISK = """
 import resource, signal, sys
@@ -207,26 +212,67 @@ def test_aac_without_pyav(monkeypatch):
 def test_generated_speech_is_marked(tmp_path, suffix):
     x = 0.1 * torch.sin(torch.arange(24000) / 20)
     lengths = []
-    for tag in (GENERATED_TAG, None, "another program"):
+    for origin in (ORIGIN, None, Provenance(program="another program")):
         path = tmp_path / f"a.{suffix}"
-        with open_sound_file(path, 24000, tag=tag) as write:
+        with open_sound_file(path, 24000, origin=origin) as write:
             write(x)
-        assert is_generated(path) == (tag == GENERATED_TAG)
+        assert is_generated(path) == (origin == ORIGIN) and read_provenance(path) == origin
         lengths.append(load_audio(path).samples.numel())
     assert len(set(lengths)) == 1
 
 
 def test_the_mark_of_a_stream_and_other_files(tmp_path):
-    encoder, mark = StreamEncoder("wav", 24000), wav_mark()
+    encoder = StreamEncoder("wav", 24000, origin=ORIGIN)
     data = encoder.feed(torch.zeros(999)) + encoder.finish()
-    (tmp_path / "a.wav").write_bytes(encoder.header(len(mark)) + data[44:] + mark)
+    header = encoder.header()
+    assert len(header) == 44 + len(wav_tags(ORIGIN)) and header[-4:] == (2 * 999).to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(header + data[len(header) :])
     assert is_generated(tmp_path / "a.wav") and load_audio(tmp_path / "a.wav").samples.numel() == 999
     with open(tmp_path / "a.wav", "rb") as file:
         assert inspect_file(file).problem is None
+    with wave.open(str(tmp_path / "a.wav")) as file:  # a plain reader skips the tags
+        assert file.getnframes() == 999
     (tmp_path / "a.txt").write_text("metavoice")
     os.mkfifo(tmp_path / "pipe.wav")
     paths = [tmp_path / "a.txt", tmp_path / "pipe.wav", tmp_path, tmp_path / "no.wav", "/dev/null"]
     assert not any(map(is_generated, paths))
+
+
+@pytest.mark.parametrize("format", STREAM_MEDIA_TYPES)
+def test_a_stream_carries_the_statement(format):
+    encoder = StreamEncoder(format, 48000, origin=ORIGIN)
+    first = encoder.feed(0.1 * torch.sin(torch.arange(48000) / 20))
+    found = read_provenance(io.BytesIO(first + encoder.finish()))
+    assert found == (None if format in ("pcm", "aac") else ORIGIN)
+    if format not in ("pcm", "aac", "flac"):
+        assert SYNTHETIC_SPEECH.encode() in first  # at the beginning, as the end may never be sent
+
+
+FFMPEG = shutil.which("ffmpeg")
+
+
+@pytest.mark.skipif(not FFMPEG, reason="ffmpeg isn't installed")
+@pytest.mark.parametrize("suffix", [*AUDIO_FORMATS, "opus"])
+def test_other_programs_read_the_statement_and_may_drop_it(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(encode_audio(0.1 * torch.sin(torch.arange(48000) / 20), 48000, suffix, ORIGIN))
+    show = [FFMPEG.replace("ffmpeg", "ffprobe"), "-v", "error", "-show_entries", "format_tags:stream_tags", str(path)]
+    shown = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+    assert str(ORIGIN) in shown, shown
+    convert = [FFMPEG, "-v", "error", "-i", str(path)]
+    subprocess.run([*convert, "-map_metadata", "-1", str(tmp_path / "bare.wav")], check=True)
+    assert read_provenance(tmp_path / "bare.wav") is None
+    if suffix == "wav" and importlib.util.find_spec("av"):
+        subprocess.run([*convert, str(tmp_path / "b.m4a")], check=True)
+        assert read_provenance(tmp_path / "b.m4a") == ORIGIN
+
+
+def test_hostile_tags_are_text(tmp_path):
+    origin = Provenance("m" * 10_000, "'; DROP\n\0=%\ud800☃", "")
+    path = tmp_path / "a.mp3"
+    path.write_bytes(encode_audio(torch.zeros(24000), 24000, "mp3", origin))
+    found = read_provenance(path)
+    assert found == Provenance("m" * 200, "'; DROP\n\0=%?☃", "") and not is_generated(path)
 
 
 def test_a_device_needs_no_ending(tmp_path):

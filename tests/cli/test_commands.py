@@ -24,15 +24,23 @@ LONG = "The old man walked to the river. "*200
 
 def test_help_and_version(run):
     assert run("--version") == (0, f"metavoice {metavoice.__version__}\n", "")
-    commands = "synthesise batch info finetune merge push pretrain evaluate serve benchmark random ui".split()
+    commands = "synthesise batch voices info finetune merge push pretrain evaluate serve benchmark random ui".split()
     for argv in ([], ["--help"], *([command, "--help"] for command in commands)):
         code, out, err = run(*argv)
         assert (code, err) == (0, "") and "usage: metavoice" in out
     assert "examples:" in run("--help")[1]
 
 
+def subcommands(parser):
+    "Yield the names and the parsers of a parser's commands, and of theirs."
+    for name, command in parser._subparsers._group_actions[0].choices.items() if parser._subparsers else ():
+        yield name, command
+        yield from ((f"{name} {action}", inner) for action, inner in subcommands(command))
+
+
 def test_every_option_has_a_help_text():
-    for name, parser in make_parser()._subparsers._group_actions[0].choices.items():
+    assert {"voices list", "voices add", "voices blend", "voices remove"} <= dict(subcommands(make_parser())).keys()
+    for name, parser in subcommands(make_parser()):
         assert parser.description and parser.description.endswith("."), name
         missing = [action.dest for action in parser._actions if not action.help]
         assert not missing, (name, missing)
@@ -41,6 +49,7 @@ def test_every_option_has_a_help_text():
 def test_help_and_wrong_options_need_no_torch(command):
     code = ("import sys; from metavoice.cli import main\n"
             "for argv in (['--help'], ['synthesise', '--help'], ['batch', '--help'], ['evaluate', '--help'],\n"
+            "             ['voices', 'add', '--help'],\n"
             "             ['serve', '--help'], ['finetune', '--help'], ['ui', '--help']): assert main(argv) == 0\n"
             "assert main(['synthesise', 'a', '--top-p', '2']) == 2\n"
             "assert 'torch' not in sys.modules")
@@ -63,7 +72,7 @@ def test_help_and_wrong_options_need_no_torch(command):
     (["synthesise", "a", "--vocoder", "organ"], ["'organ'", "mbd"]),
     (["synthesise", "a", "--dtype", "int8"], ["'int8'"]),
     (["synthesise", "a", "--temp", "1"], ["--temp"]),
-    (["info", "--voice", "x"], ["--voice x"]),
+    (["info", "--voice=x"], ["--voice=x"]),
 ])
 def test_wrong_options(refused, argv, words):
     refused(*argv, words=[*words, "--help"])
@@ -80,6 +89,8 @@ def test_wrong_options(refused, argv, words):
     (["pretrain", "--stage", "frist"], "(did you mean first?); see metavoice pretrain --help"),
     (["benchmark", "--prat", "mbd"], "(did you mean --part?); see metavoice benchmark --help"),
     (["finetune", "--learnign-rate", "1"], "(did you mean --learning-rate?); see metavoice finetune --help"),
+    (["voices", "remvoe", "x"], "(did you mean remove?); see metavoice voices --help"),
+    (["voices", "add", "x", "y", "--consnet", "z"], "(did you mean --consent?); see metavoice voices add --help"),
     (["serve", "--prot", "1"], "(did you mean --port?); see metavoice serve --help"),
 ])
 def test_did_you_mean(refused, argv, words):
@@ -95,7 +106,7 @@ def test_no_suggestion_without_likeness(run):
 def options():
     "Yield each command with its parser and its actions, without --help and --version."
     parser = make_parser()
-    for name, command in dict(parser._subparsers._group_actions[0].choices, metavoice=parser).items():
+    for name, command in [*subcommands(parser), ("metavoice", parser)]:
         for action in command._actions:
             if not isinstance(action, (argparse._HelpAction, argparse._VersionAction, argparse._SubParsersAction)):
                 yield name, command, action

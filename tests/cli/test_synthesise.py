@@ -15,14 +15,16 @@ import torch
 from tiny import write_tiny_bundle
 
 import metavoice
-from metavoice.audio.encode import is_generated, wav_mark
+from metavoice.audio.encode import is_generated, read_provenance, wav_tags
 from metavoice.audio.sound import Audio, load_audio
 from metavoice.cli import main
 from metavoice.cli.common import ProgressBar
+from metavoice.core.provenance import Provenance
 from metavoice.generate.tts import TTS
 
 NANO = Path(metavoice.__file__).parent/"nano"
 QUICK = ["--vocoder", "codec", "--no-denoise", "--takes", "1"]
+SPOKEN = Provenance("nano", "af_heart")
 SHORT = "The dog slept."
 LONG = "The old man walked to the river. "*200
 
@@ -123,8 +125,10 @@ def test_streams_into_files_and_a_pipe(run, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Pipe())
     assert main([str(o) for o in ["synthesise", *options, "--stream", "--chunk", .2]]) == 0
     written = sys.stdout.buffer.getvalue()
-    assert written[:4] == b"RIFF" and written[40:44] == b"\xff"*4, "a wav of unknown length"
-    assert len(written) == 44+2*len(samples)
+    header = 44+len(wav_tags(SPOKEN))
+    assert written[:4] == b"RIFF" and written[header-4:header] == b"\xff"*4, "a wav of unknown length"
+    assert len(written) == header+2*len(samples)
+    assert read_provenance("a.wav") == read_provenance(io.BytesIO(written)) == SPOKEN
     assert soundfile.read(io.BytesIO(written))[1] == 24000
 
 
@@ -182,7 +186,7 @@ def test_ctrl_c_in_a_stream_leaves_a_valid_file(command, clean_environment):
     out, err = process.communicate(timeout=600)
     assert process.returncode == 130 and out == "", err
     assert err.startswith("metavoice: interrupted; a.wav holds the first ") and "Traceback" not in err, err
-    assert soundfile.info("a.wav").frames*2 + 44 + len(wav_mark()) == path.stat().st_size > 10_000
+    assert soundfile.info("a.wav").frames*2 + 44 + len(wav_tags(SPOKEN)) == path.stat().st_size > 10_000
 
 
 # bad texts

@@ -1,7 +1,9 @@
 "Voices: their files, and where they come from."
+import hashlib
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,12 @@ import soundfile
 import torch
 
 import metavoice
+from metavoice.audio.encode import read_provenance
 from metavoice.audio.level import speech_level
 from metavoice.audio.sound import Audio, load_audio
-from metavoice.core.errors import AudioError, OutputError
+from metavoice.bundle.voice import MOST_KEPT_PARTS, VoiceOrigin, blend_voices
+from metavoice.bundle.voice_store import user_voices
+from metavoice.core.errors import AudioError, OptionError, OutputError
 from metavoice.generate.tts import TTS
 from metavoice.generate.voice import Voice, embed_voice
 from metavoice.train.tokens import REFERENCE_LEVEL
@@ -231,3 +236,103 @@ def test_a_voice_from_the_web(tts, speaking, monkeypatch):
 def test_addresses_that_are_refused(tts, url, words):
     with pytest.raises(AudioError, match=words):
         tts.voice(url)
+
+
+# origin, blends and the user's voices
+
+
+def test_a_voice_says_where_it_comes_from(tts, speaking, tmp_path):
+    path = speaking.save(tmp_path / "secret name.wav")
+    voice = tts.voice(path)
+    assert voice.origin.source == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    assert voice.origin.model == "nano" and voice.origin.created and not voice.origin.agreed()
+    assert tts.voice(path.read_bytes()).origin == voice.origin and not tts.voice(speaking).origin.source
+    agreed = replace(voice, name="me", origin=replace(voice.origin, consent="I agreed."))
+    again = tts.voice(agreed.save(tmp_path / "me.safetensors"))
+    assert again.origin == agreed.origin and again.origin.agreed()
+    assert b"secret" not in (tmp_path / "me.safetensors").read_bytes()
+
+
+def test_a_voice_of_another_speaker_encoder_is_refused(tts, tmp_path):
+    other = replace(tts.voice(), origin=VoiceOrigin(model="giant", encoder="0123"))
+    path = other.save(tmp_path / "other.safetensors")
+    with pytest.raises(AudioError, match="doesn't fit model 'nano': the speaker encoder of model 'giant' made it"):
+        tts.voice(path)
+    with pytest.raises(AudioError, match="can't blend"):
+        blend_voices([(tts.voice(), 1), (other, 1)])
+
+
+def test_the_speech_of_a_blend_lies_between_its_voices(tts):
+    heart, michael = tts.voice("af_heart").embedding, tts.voice("am_michael").embedding
+    for text in ("af_heart+am_michael", "am_michael(2) + af_heart(2)", "af_heart*0.5+am_michael*0.5"):
+        blend = tts.voice(text)
+        assert torch.allclose(blend.embedding, torch.nn.functional.normalize(heart + michael, dim=0), atol=1e-6)
+    long = "The old man walked to the river, and the little dog ran after him. Where is the red book?"
+    spoken = tts.synthesise([long] * 3, ["af_heart", blend, "am_michael"], seed=1, takes=1, denoise=False)
+    first, between, last = (tts.voice(audio).embedding for audio in spoken)
+    assert first @ heart > between @ heart + .1 > last @ heart + .1
+    assert last @ michael > between @ michael + .1 > first @ michael + .1
+    assert [audio.origin.voice for audio in spoken] == ["af_heart", text, "am_michael"]
+
+
+def test_blends_in_streams_and_with_files(tts, speaking, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    speaking.save("me.wav")
+    mixed = tts.voice("me.wav*0.25+bf_emma*0.75")
+    assert mixed.accent == "british" and mixed.origin.parts[0].source.startswith("sha256:")
+    chunks = list(tts.stream("The dog slept.", "me.wav+bf_emma", seed=1))
+    assert {chunk.origin.voice for chunk in chunks} == {"me.wav+bf_emma"}
+    for name in ("af_heart*0.5+bf_emma.wav", "af_heart(2).wav"):  # a path that exists comes first
+        speaking.save(name)
+        voice = tts.voice(name)
+        assert torch.equal(voice.embedding, tts.voice("me.wav").embedding) and not voice.origin.parts
+
+
+@pytest.mark.parametrize("text, words", [
+    ("af_heart*-1+bf_emma", "'-1'; use a number above 0 and at most 1000"),
+    ("af_heart*0+bf_emma*0", "'0'; use a number above 0"),
+    ("af_heart*nan+bf_emma", "'nan'; use"), ("af_heart(inf)+bf_emma", "'inf'; use"), ("af_heart*1e9", "'1e9'; use"),
+    ("af_heart*+bf_emma", "''; use a number"), ("af_heart++bf_emma", "has no name"), ("+", "has no name"),
+    ("af_heart+" * 10_000, "has 10001 voices; use up to 8"), ("af_heart+nobody", "can't read nobody"),
+    ("nobody*0.5+af_heart*0.5", "the model's own voices are af_heart"),
+])
+def test_bad_blends(tts, text, words):
+    with pytest.raises((AudioError, OptionError)) as e:
+        tts.voice(text)
+    assert words in str(e.value) and "\n" not in str(e.value) and len(str(e.value)) < 400
+
+
+def test_a_blend_of_blends_is_bounded(tts):
+    voice = tts.voice("+".join(["af_heart", "bf_emma"] * 4))
+    voice = blend_voices([(voice, 1)] * 8)
+    assert len(voice.origin.parts) == MOST_KEPT_PARTS and sum(p.share for p in voice.origin.parts) == pytest.approx(1)
+    with pytest.raises(OptionError, match="has 65 voices, with those of its parts; use up to 64"):
+        blend_voices([(voice, 1), (tts.voice(), 1)])
+
+
+def test_the_users_voices_are_found_by_name(tts, speaking, tmp_path, monkeypatch):
+    monkeypatch.setenv("METAVOICE_VOICES", str(tmp_path / "voices"))
+    monkeypatch.chdir(tmp_path)
+    voice = tts.voice(speaking)
+    stored = user_voices().add("Grandmother", voice)
+    (tmp_path / "Grandmother").mkdir()  # a folder of the same name is no recording
+    for name in ("Grandmother", "grandmother", stored.id):
+        assert torch.equal(tts.voice(name).embedding, voice.embedding)
+    assert tts.voice("grandmother*0.5+af_heart*0.5").origin.parts[0].name == "Grandmother"
+    user_voices().add("af_bella", voice)
+    assert not torch.equal(tts.voice("af_bella").embedding, voice.embedding)  # the model's own come first
+    with pytest.raises(AudioError, match="; yours are Grandmother, af_bella"):
+        tts.voice("nobody")
+    assert len(user_voices().list()) == 2
+    user_voices().delete("Grandmother")
+    with pytest.raises(AudioError, match="there is no such file"):
+        tts.voice(stored.id)
+    (tmp_path / "Grandmother").rmdir()
+
+
+def test_saved_speech_carries_its_origin(tts, tmp_path):
+    audio = tts.synthesise("The dog slept.", "bf_emma", seed=1, takes=1, denoise=False)
+    for saved in (audio, audio.resample(48000)):
+        found = read_provenance(saved.save(tmp_path / "a.ogg"))
+        assert (found.model, found.voice) == ("nano", "bf_emma")
+    assert read_provenance(load_audio(tmp_path / "a.ogg").save(tmp_path / "b.ogg")) is None

@@ -22,6 +22,7 @@ import soundfile
 from metavoice.generate.voice import Voice
 from metavoice.serve.app import start_server
 from metavoice.serve.config import ServerConfig
+from metavoice.serve.connections import TimedProtocol
 from metavoice.serve.job import SpeechJob
 from metavoice.serve.service import SpeechService
 
@@ -177,7 +178,7 @@ def test_a_text_is_checked_before_the_recording(serve, assert_error, monkeypatch
 
 def test_those_who_wait_are_told_to_come_back(serve, wait_until):
     "At the end, a running request is completed; one that waits gets 503 with Retry-After."
-    with serve(max_batch=1) as (server, _):
+    with serve(max_batch=1, grace=300) as (server, _):
         answers = {}
 
         def speak(name, text):
@@ -196,6 +197,44 @@ def test_those_who_wait_are_told_to_come_back(serve, wait_until):
         first.join(120)
         assert (answers["waits"].status_code, answers["waits"].headers["retry-after"]) == (503, "5")
         assert answers["runs"].status_code == 200 and len(answers["runs"].content) > 100_000
+
+
+def test_a_request_that_arrives_while_the_server_stops_is_answered(serve, monkeypatch):
+    monkeypatch.setattr(TimedProtocol, "last_request", 5.0)
+    with serve() as (server, http):
+        http.get("/health/live").raise_for_status()  # the connection stays open
+        server.stop()
+        time.sleep(0.3)  # the server closes what it can close at once
+        answer = http.post("/v1/audio/speech", json=dict(model="nano", input=SHORT, voice="af_heart"))
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+def test_long_texts_do_not_hold_up_short_ones(serve, monkeypatch):
+    "While texts of the allowed length are split into sentences, a sentence is spoken."
+    with serve() as (server, http):
+        split, busy = server.service.split_text, threading.Event()
+
+        def wait(text, *args):
+            if text != SHORT:
+                assert busy.wait(60)
+            return split(text, *args)
+
+        monkeypatch.setattr(server.service, "split_text", wait)
+        answers = []
+
+        def speak_long():
+            body = dict(model="nano", input=LONG[:600], response_format="pcm")
+            answers.append(httpx.post(f"{server.url}/v1/audio/speech", json=body, timeout=120).status_code)
+
+        threads = [threading.Thread(target=speak_long) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        assert http.post("/v1/audio/speech", json=dict(model="nano", input=SHORT)).status_code == 200
+        busy.set()
+        for thread in threads:
+            thread.join(120)
+        assert answers == [200] * 3
 
 
 def test_a_full_disk(serve, assert_error, monkeypatch):

@@ -111,9 +111,16 @@ def test_names_and_states_for_a_screen_reader(page):
     assert headings == ["metavoice", "text", "voice", "settings", "speech"]
 
     def pressed():
-        return {b.text.strip(): b.get_attribute("aria-pressed") for b in page.all(".widget-toggle-button")}
+        return {b.accessible_name: b.get_attribute("aria-pressed") for b in page.all(".mv-choose")}
 
     assert pressed()["af_heart"] == "true" and pressed()["bf_emma"] == "false"
+    (group,) = page.all(".mv-gallery[role=group]")
+    assert group.accessible_name == "Voice"
+    about = page.js("return [...document.querySelectorAll('.mv-choose')].map(e => "
+                    "document.getElementById(e.getAttribute('aria-describedby')).textContent)")
+    assert about[0] == "American" and about[4] == "British" and len(about) == 7
+    names = [button.accessible_name for button in page.all(".mv-listen")]
+    assert names[0] == "Play a sample of af_heart" and len(names) == 6
     page.choose_voice("bf_emma")
     until(lambda: pressed()["bf_emma"] == "true" and pressed()["af_heart"] == "false")
 
@@ -122,9 +129,14 @@ def test_names_and_states_for_a_screen_reader(page):
 def test_the_clone_page_by_keyboard(page):
     page.open()
     page.find("textarea").click()
+    play = page.tab_to("Play a sample of am_michael")
+    page.type_keys(" ")
+    until(lambda: play.accessible_name == "Pause the sample of am_michael")
+    page.type_keys(ENTER)
+    until(lambda: play.accessible_name == "Play a sample of am_michael")
     page.tab_to("am_fenrir")
     page.type_keys(" ")
-    until(lambda: page.find(".widget-toggle-button.mod-active").text.strip() == "am_fenrir")
+    until(lambda: page.find(".mv-choose[aria-pressed=true]").accessible_name == "am_fenrir")
     settings = page.tab_to("Settings")
     page.type_keys(ENTER)
     until(lambda: settings.get_attribute("aria-expanded") == "true" and page.find(".widget-readout").is_displayed())

@@ -1,11 +1,17 @@
 "The panels for text, voice, settings and uploads, without a browser."
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import write_tiny_bundle
 
 pytest.importorskip("anywidget", reason="anywidget isn't installed, which metavoice[ui] needs")
 
-from metavoice.audio.sound import Audio
+import traitlets
+
+from metavoice.audio.sound import Audio, load_audio
+from metavoice.bundle.voice import VoiceOrigin
+from metavoice.bundle.voice_store import user_voices
 from metavoice.core.errors import AudioError
 from metavoice.generate.tts import TTS
 from metavoice.ui.panels import ADD_VOICE, SettingsPanel, TextPanel, UploadWidget, VoicePanel
@@ -146,3 +152,53 @@ def test_faults_of_an_upload_are_shown(tts, bella):
     assert not panel.notice.text
     panel.choice.value = "quiet"
     assert "very quiet" in panel.notice.text
+
+
+def play_sample(panel, name, monkeypatch):
+    "Ask for the sample of a card, as its button does, and return the message to the browser and the sounds with it."
+    sent = []
+    monkeypatch.setattr(panel.choice, "send", lambda content, buffers=None: sent.append((content, buffers)))
+    panel.choice.handle_message(panel.choice, dict(play=name), [])
+    panel.executor.shutdown()
+    ((content, buffers),) = sent
+    return content, buffers
+
+
+def test_a_card_plays_a_sample_that_is_kept(tts, monkeypatch, tmp_path):
+    monkeypatch.setenv("METAVOICE_CACHE", str(tmp_path))
+    content, (sound,) = play_sample(VoicePanel(tts), "bf_emma", monkeypatch)
+    assert content == dict(name="bf_emma", error="") and 2 < load_audio(bytes(sound)).duration < 8
+    (path,) = (tmp_path/"samples").iterdir()
+    monkeypatch.setattr(tts, "synthesise", lambda *args, **options: pytest.fail("it is in the cache"))
+    again, (same,) = play_sample(VoicePanel(tts), "bf_emma", monkeypatch)
+    assert again == content and load_audio(bytes(same)).samples.equal(load_audio(path).samples)
+    with pytest.raises(traitlets.TraitError, match="there is no card 'nobody'"):
+        VoicePanel(tts).choice.value = "nobody"
+
+
+def test_why_there_is_no_sample(tts, monkeypatch, tmp_path):
+    monkeypatch.setenv("METAVOICE_CACHE", str(tmp_path))
+
+    def broken(*args, **options):
+        raise AudioError("no sound")
+
+    monkeypatch.setattr(tts, "synthesise", broken)
+    assert play_sample(VoicePanel(tts), "af_heart", monkeypatch) == (dict(name="af_heart", error="no sound"), [])
+
+
+def test_cards_of_the_users_voices(tts, bella, hidden, monkeypatch, tmp_path):
+    monkeypatch.setenv("METAVOICE_VOICES", str(tmp_path))
+    voice = tts.voice(bella)
+    user_voices().add("Jane", replace(voice, origin=replace(voice.origin, consent="I agreed.")))
+    user_voices().add("mix", tts.voice("af_heart*0.7+bm_george*0.3"))
+    user_voices().add("strange", replace(voice, origin=VoiceOrigin(encoder="another")))
+    user_voices().add("af_bella", tts.voice("af_heart"))  # the model's own voice of this name comes first
+    panel = VoicePanel(tts)
+    assert panel.choice.options == (*tts.bundle.voices, "Jane", "mix", ADD_VOICE)
+    panel.choice.value = "Jane"
+    assert "I agreed." in panel.notice.text and hidden(panel.player_box) and hidden(panel.upload_box)
+    assert panel.voice().embedding.equal(voice.embedding) and panel.voice("af_bella").origin.source
+    panel.choice.value = "mix"
+    assert panel.notice.text == "A blend of af_heart (70%), bm_george (30%)."
+    panel.receive("Jane.flac", cut(bella, 6).to_bytes("flac"))
+    assert panel.choice.value == "Jane (yours)" and not hidden(panel.player_box)
