@@ -14,7 +14,7 @@ from ..core.errors import OptionError
 from ..core.settings import NO_FLAG, Range, Settings
 
 # %% auto #0
-__all__ = ['LOOPBACK_HOSTS', 'read_api_keys', 'ServerConfig']
+__all__ = ['LOOPBACK_HOSTS', 'read_api_keys', 'parse_voice_names', 'ServerConfig']
 
 # %% ../../nbs/serve/00_config.ipynb #108588c5
 LOOPBACK_HOSTS = ('localhost', '127.0.0.1', '::1')
@@ -32,6 +32,19 @@ def read_api_keys(
     if not keys:
         raise OptionError(f"there are no API keys in {path}; write one a line, or leave the setting out")
     return tuple(keys)
+
+
+def parse_voice_names(
+    given: tuple | dict,  # name=voice
+) -> dict:  # name in lower case → voice
+    "Return a table of names; raises `OptionError`."
+    pairs = given.items() if isinstance(given, dict) else [str(pair).partition('=')[::2] for pair in given]
+    table = {}
+    for name, voice in pairs:
+        table[str(name).strip().casefold()] = str(voice).strip()
+        if not (str(name).strip() and str(voice).strip()):
+            raise OptionError(f"voice_names has {str(name or voice)!r}; write name=voice, as alloy=af_heart")
+    return table
 
 # %% ../../nbs/serve/00_config.ipynb #822bd67f
 @dataclass(frozen=True)
@@ -74,15 +87,29 @@ class ServerConfig(Settings):
     fetch_from: tuple = ()  # URLs below which references are fetched, as https://example.com/voices/ (default: none)
     cors: tuple = ()  # origins of web pages that may call the server from a browser (default: none)
     hosts: tuple = ()  # host names of the server beside localhost; others are refused while it listens on loopback
+    voice_names: tuple = ()  # names of voices in requests, as alloy=af_heart; OpenAI's names fit a voice by default
+    model_names: tuple = ()  # names of the model in requests, beside its own, tts-1, tts-1-hd and gpt-4o-mini-tts
+    # port of the Wyoming protocol, which Home Assistant speaks, as 10200; it has no authentication, so it is refused
+    # with API keys unless the host is a loopback address (default: off)
+    wyoming: Annotated[int, Range(0, 65535)] | None = None
     log_text: bool = False  # write the texts of requests to the log
 
     def __post_init__(self):
+        if isinstance(self.voice_names, dict):
+            names = tuple(f'{name}={voice}' for name, voice in parse_voice_names(self.voice_names).items())
+            object.__setattr__(self, 'voice_names', names)
         super().__post_init__()
+        parse_voice_names(self.voice_names)
         if self.api_keys_file:
             keys = (*self.api_keys, *read_api_keys(self.api_keys_file))
             object.__setattr__(self, 'api_keys', tuple(dict.fromkeys(keys)))
         if any(len(key) < 16 or not key.isascii() for key in self.api_keys):
             raise OptionError("an API key must have 16 or more ASCII characters; `openssl rand -hex 24` prints one")
+        if self.wyoming is not None and self.api_keys and self.host not in LOOPBACK_HOSTS:
+            raise OptionError(
+                f"the Wyoming protocol has no authentication, so with API keys it can't listen on {self.host}; "
+                "use a loopback --host, or leave --wyoming or the keys out"
+            )
 
     def __repr__(self):
         changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
