@@ -1,19 +1,21 @@
 "A small model in the released layout through every use: spoken, streamed, served, finetuned by each method."
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
-from released import write_small_release
 
 import metavoice.bundle.hub
 from metavoice.bundle.load import load_bundle
 from metavoice.bundle.released import ENCODEC_REPO, safe_torch_load
 from metavoice.cli import main
+from metavoice.core.errors import OptionError
 from metavoice.generate.tts import TTS
 from metavoice.jobs.longform import read_aloud
+from metavoice.measure.small_models import write_small_release
 
 SAMPLES = Path(__file__).parents[1] / "nbs" / "samples"
 TEXT = "The old man walked to the river."
@@ -102,6 +104,26 @@ def test_a_stream_says_the_same(tts):
     options = dict(seed=2, vocoder="codec", denoise=False)
     parts = [part.samples for part in tts.stream(TEXT, **options)]
     assert is_sound(torch.cat(parts))
+
+
+def test_speed_and_the_times_of_words(tts, monkeypatch):
+    options = dict(seed=2, vocoder="codec", denoise=False, words=True)
+    plain, fast = tts.synthesise(TEXT, **options), tts.synthesise(TEXT, speed=1.25, **options)
+    assert len(fast.samples) == round(len(plain.samples) / 1.25)
+    assert [word.text for word in fast.words] == TEXT.split()
+    assert all(abs(a.start - 1.25 * b.start) < 1e-3 for a, b in zip(plain.words, fast.words))
+    whole = list(tts.stream(TEXT, chunk=None, speed=1.25, **options))
+    assert torch.equal(torch.cat([part.samples for part in whole]), fast.samples)
+    parts = list(tts.stream(TEXT, chunk=0.2, speed=1.25, **options))
+    words, duration = [word for part in parts for word in part.words], sum(part.duration for part in parts)
+    assert [word.text for word in words] == TEXT.split() and len(parts) > 2  # a random model ends elsewhere in a stream
+    assert 0 < words[-1].end <= duration
+    diffused = tts.synthesise(TEXT, seed=2, steps=2, speed=0.5, denoise=False)
+    assert abs(len(diffused.samples) - 2 * len(plain.samples)) <= 2 * tts.bundle.codec.hop
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(OptionError, match=r"PyAV.*metavoice\[media\]"):
+        tts.synthesise(TEXT, speed=1.25, **options)
+    assert tts.synthesise(TEXT, **options) == plain
 
 
 def test_a_long_text(tts, tmp_path):

@@ -51,18 +51,23 @@ def to_int16(
 class SoundWriter:
     "Encodes mono samples block by block with libsndfile."
 
+    formats = AUDIO_FORMATS  # that `open_sound_file` writes
+
     def __init__(
         self,
         file,  # a path, or a binary file to write to
         sample_rate: int,  # Hz
         format: str,  # a key of `CONTAINERS`
         origin: Provenance | None = None,  # for the tags of a file with synthetic speech
+        tags: dict | None = None,  # title, artist, album, date, genre or tracknumber → text
         **options,  # of `soundfile.SoundFile`, such as bitrate_mode
     ):
         import soundfile
 
         container, subtype = CONTAINERS[format]
         self.file = soundfile.SoundFile(file, 'w', sample_rate, 1, subtype, format=container, **options)
+        for name, text in (tags or {}).items():
+            setattr(self.file, name, text)
         if origin is not None:
             self.file.comment = str(origin)
             if format != 'mp3':  # LAME writes its own name there
@@ -77,6 +82,20 @@ class SoundWriter:
             samples = samples.clamp(-1, 1)
         for block in samples.split(BLOCK_SAMPLES):
             self.file.write(block.numpy())
+
+    @staticmethod
+    def errors() -> tuple:  # of classes
+        "Return the exceptions of a failed write."
+        import soundfile
+
+        return OSError, soundfile.LibsndfileError
+
+    @staticmethod
+    def measure(path: Path) -> int:  # samples
+        "Return the length of a closed file."
+        import soundfile
+
+        return soundfile.info(path).frames
 
     def close(self):
         "Write what is left, and the final header."
@@ -105,24 +124,23 @@ def encode_audio(
 def format_from_path(
     path: str | Path,
     name: str | Path | None = None,  # of the file in a message; the path if None
+    formats: tuple = AUDIO_FORMATS,  # that are allowed
 ) -> str:
     "Return the format that a file's ending names, wav for a pipe without one; raises `OutputError` for another one."
     path = Path(path)
     if not path.suffix and is_stream(name or path):
         return 'wav'
-    if path.suffix[1:].lower() not in AUDIO_FORMATS:
-        raise OutputError(
-            f"can't write {name or path}: unknown ending {path.suffix!r}; use .{', .'.join(AUDIO_FORMATS)}"
-        )
+    if path.suffix[1:].lower() not in formats:
+        raise OutputError(f"can't write {name or path}: unknown ending {path.suffix!r}; use .{', .'.join(formats)}")
     return path.suffix[1:].lower()
 
 
 class _GrowingFile:
     "The write function of `open_sound_file`: counts samples and names the file in errors."
 
-    def __init__(self, path, name, sample_rate):
+    def __init__(self, path, name, sample_rate, formats):
         self.path, self.name, self.sample_rate = Path(path), name, sample_rate
-        self.format, self.samples_written, self.writer = format_from_path(path, name), 0, None
+        self.format, self.samples_written, self.writer = format_from_path(path, name, formats), 0, None
         if self.format == 'mp3' and sample_rate not in MP3_SAMPLE_RATES:
             rates = ', '.join(map(str, MP3_SAMPLE_RATES))
             raise OutputError(f"can't write {name}: mp3 knows no {sample_rate} Hz; resample to one of {rates}")
@@ -134,23 +152,19 @@ class _GrowingFile:
         return OutputError(f"can't write {self.name}: {reason}{free:.0f} MB are free on its disk")
 
     def __call__(self, samples):
-        import soundfile
-
         self.samples_written += len(samples)
         if self.format == 'wav' and 2 * self.samples_written > 2**32 - 1000:
             hours = self.samples_written / self.sample_rate / 3600
             raise OutputError(f"can't write {self.name}: a .wav holds no more than {hours:.1f} hours; use .flac")
         try:
             self.writer.write(samples)
-        except (OSError, soundfile.LibsndfileError, AssertionError) as e:  # soundfile asserts that all was written
+        except (*self.writer.errors(), AssertionError) as e:  # soundfile asserts that all was written
             raise self.error(e) from None
 
     def check_length(self):
         "Raise `OutputError` if the closed file holds fewer samples than were written."
-        import soundfile
-
         n = self.samples_written
-        if n and not 0.98 * n < soundfile.info(self.path).frames < 1.1 * n + 5000:
+        if n and not 0.98 * n < self.writer.measure(self.path) < 1.1 * n + 5000:
             raise self.error()
 
 
@@ -160,19 +174,18 @@ def open_sound_file(
     sample_rate: int,  # Hz
     name: str | Path | None = None,  # of the file in messages; the path if None
     origin: Provenance | None = None,  # for the tags of a file with synthetic speech
+    writer: type = SoundWriter,  # or another class with its methods
+    **options,  # of the writer
 ):  # a function that appends samples, (time,) floats within −1…1 or int16
     "Open a sound file that grows; raises `OutputError` for an unknown ending, a full disk, or a .wav beyond 4 GB."
-    import soundfile
-
-    write = _GrowingFile(path, name or path, sample_rate)
+    write = _GrowingFile(path, name or path, sample_rate, writer.formats)
     try:
-        with SoundWriter(path, sample_rate, write.format, origin) as writer:
-            write.writer = writer
+        with writer(path, sample_rate, write.format, origin, **options) as write.writer:
             yield write
         write.check_length()
     except OutputError:
         raise
-    except (OSError, soundfile.LibsndfileError) as e:
+    except writer.errors() as e:
         raise write.error(e) from None
 
 # %% ../../nbs/audio/01_encode.ipynb #6447bffd
@@ -206,6 +219,9 @@ def read_provenance(
     try:
         with soundfile.SoundFile(source) as file:
             comments, software = [file.comment], file.software.split(' ')[0]
+            is_mp3 = file.format == 'MP3'
+        if is_mp3 and not comments[0] and isinstance(source, (str, Path)):  # as FFmpeg writes it
+            comments = _read_comments(str(source))
     except (OSError, TypeError, ValueError, soundfile.LibsndfileError):
         if hasattr(source, 'seek'):
             source.seek(0)

@@ -24,7 +24,7 @@ from ..core.files import atomic_write
 from ..core.provenance import Provenance
 
 # %% auto #0
-__all__ = ['MAX_NAME', 'clean_name', 'open_audio', 'Audio', 'load_audio', 'audio_duration', 'load_span']
+__all__ = ['MAX_NAME', 'clean_name', 'open_audio', 'Word', 'Audio', 'load_audio', 'audio_duration', 'load_span']
 
 # %% ../../nbs/audio/05_sound.ipynb #dbc75a24
 MAX_NAME = 120  # characters of an uploaded file's name in messages
@@ -72,6 +72,15 @@ def open_audio(
         yield file, name
 
 # %% ../../nbs/audio/05_sound.ipynb #75560d2f
+@dataclass(frozen=True)
+class Word:
+    "A word and when it is said."
+
+    text: str  # as it was written, with the punctuation that touches it
+    start: float  # seconds
+    end: float  # seconds
+
+
 @dataclass
 class Audio:
     "Mono samples and their rate; shows a player in Jupyter. Raises `AudioError` for samples that aren't (time,)."
@@ -79,6 +88,7 @@ class Audio:
     samples: Tensor  # (time,) float32, −1…1
     sample_rate: int  # Hz
     origin: Provenance | None = None  # of synthetic speech, for the tags of its files
+    words: list[Word] | None = None  # of speech that was synthesised with their times; None: unknown
 
     def __post_init__(self):
         self.samples = torch.as_tensor(self.samples).detach().to('cpu', torch.float32)
@@ -105,7 +115,7 @@ class Audio:
         rate: int,  # Hz
     ) -> Audio:
         "Return the audio at another sample rate."
-        return Audio(resample(self.samples, self.sample_rate, rate), rate, self.origin)
+        return Audio(resample(self.samples, self.sample_rate, rate), rate, self.origin, self.words)
 
     def to_bytes(
         self,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from ..core.bounds import check_header, check_list, is_allowed, read_json
+from ..core.bounds import MAX_TENSORS, check_list, is_allowed, load_tensors, read_json
 from ..core.devices import is_out_of_memory
 from ..core.errors import BundleError, OptionError, printable, show
 from ..core.files import content_key
@@ -213,9 +213,6 @@ def read_bundle_manifest(
         }
 
 # %% ../../nbs/bundle/01_manifest.ipynb #7b5daf81
-MAX_TENSORS = 10_000  # of a file
-
-# %% ../../nbs/bundle/01_manifest.ipynb #c8ba47f1
 def mmap_weights(
     path: Path,  # .safetensors or .pt
     key: str = "model",  # where the weights are in a .pt
@@ -223,14 +220,7 @@ def mmap_weights(
     "Return the tensors of a file, memory-mapped where its format allows it. Raises `BundleError`."
     with raise_bundle_error(path):
         if path.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            check_header(path)
-            with safe_open(path, "pt") as f:
-                names = list(f.keys())
-                if len(names) > MAX_TENSORS:
-                    raise BundleError(f"{path} has {len(names)} tensors; at most {MAX_TENSORS} are read")
-                return {name: f.get_tensor(name) for name in names}
+            return load_tensors(path)
         state = safe_torch_load(path)[key]
         if not isinstance(state, dict):
             raise BundleError(f"{path}: {key} is {show(state)}, not weights")

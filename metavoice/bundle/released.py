@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..audio.reference import NORMAL_LEVELS
 from ..core.errors import BundleError, show
+from ..core.files import open_regular
 from ..core.pickles import MAX_PICKLE_BYTES, Inert, read_pickle
 from ..models.ddpm import NoiseSchedule
 from ..models.gpt import GPTConfig
@@ -155,7 +156,7 @@ def find_stand_in(name: str):  # None if there is none
 # %% ../../nbs/bundle/00_released.ipynb #e42568d3
 def is_zip_checkpoint(path: str | Path) -> bool:
     "Return whether a checkpoint has the zip format, which can be memory-mapped."
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return file.read(4) == b"PK\3\4"
 
 # %% ../../nbs/bundle/00_released.ipynb #eef8cef5
@@ -278,7 +279,7 @@ def safe_torch_load(
         ) from None
 
 # %% ../../nbs/bundle/00_released.ipynb #09a6dda0
-MAX_SETTINGS, MAX_SETTINGS_DEPTH = 400_000, 50
+MAX_SETTINGS, MAX_SETTINGS_DEPTH = 100_000, 50
 
 # %% ../../nbs/bundle/00_released.ipynb #7c0e2a9c
 def settings_to_container(

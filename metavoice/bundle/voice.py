@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
@@ -17,7 +18,8 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..core.errors import AudioError, OptionError, OutputError
+from ..core.bounds import open_tensors, parse_json
+from ..core.errors import AudioError, BundleError, OptionError, OutputError, show
 from ..core.files import atomic_write
 from ..core.provenance import Provenance
 from ..core.settings import Range
@@ -78,10 +80,26 @@ class VoiceOrigin:
     ) -> VoiceOrigin:
         "Return what `to_metadata` returned; raises `ValueError` or `TypeError` for damaged parts."
         texts = {f.name: str(about[f.name]) for f in fields(VoiceOrigin) if f.name in about and f.name != 'parts'}
-        parts = [BlendPart(*part) for part in json.loads(about.get('parts', '[]'))]
+        parts = [BlendPart(*part) for part in parse_json(about.get('parts', '[]'))]
         return VoiceOrigin(**texts, parts=tuple(BlendPart(str(n), float(s), str(a), str(b)) for n, s, a, b in parts))
 
 # %% ../../nbs/bundle/06_voice.ipynb #b966ec68
+EMBEDDING_SIZE = 256
+MAX_VOICE_TEXT, MAX_VOICE_WARNINGS = 1000, 100  # characters; faults of one recording
+
+
+def check_voice_facts(
+    name,  # display name
+    warnings,  # a list of texts
+):
+    "Raise `ValueError` for a name or warnings that no voice has."
+    if not isinstance(warnings, list) or len(warnings) > MAX_VOICE_WARNINGS:
+        raise ValueError(f"its warnings are {show(warnings)}; use a list of up to {MAX_VOICE_WARNINGS} texts")
+    for text in (name, *warnings):
+        if not isinstance(text, str) or len(text) > MAX_VOICE_TEXT:
+            raise ValueError(f"it says {show(text)}; use a text of up to {MAX_VOICE_TEXT} characters")
+
+# %% ../../nbs/bundle/06_voice.ipynb #0ef76aa3
 @dataclass
 class Voice:
     "A speaker embedding and where it came from; raises `AudioError` for anything but 256 finite numbers."
@@ -94,12 +112,14 @@ class Voice:
     origin: VoiceOrigin = field(default_factory=VoiceOrigin)
 
     def __post_init__(self):
+        wanted = f"the embedding of a voice has to be {EMBEDDING_SIZE} finite numbers"
+        if self.embedding.shape != (EMBEDDING_SIZE,):
+            raise AudioError(f"{wanted}, not {tuple(self.embedding.shape)}")
         e = self.embedding = self.embedding.detach().to('cpu', torch.float32)
-        if e.shape != (256,) or not e.isfinite().all():
-            found = f"{tuple(e.shape)} with {(~e.isfinite()).sum()} that aren't"
-            raise AudioError(f"the embedding of a voice has to be 256 finite numbers, not {found}")
+        if not e.isfinite().all():
+            raise AudioError(f"{wanted}, not {tuple(e.shape)} with {(~e.isfinite()).sum()} that aren't")
         if self.accent not in ACCENTS:
-            raise AudioError(f"the accent of a voice is {self.accent!r}; use {' or '.join(ACCENTS)}")
+            raise AudioError(f"the accent of a voice is {show(self.accent)}; use {' or '.join(ACCENTS)}")
 
     def __repr__(self):
         return f"Voice({self.name!r}, from {self.seconds:.1f} s)"
@@ -109,17 +129,19 @@ class Voice:
         path: str | Path,  # a file written by `save`
     ) -> Voice:
         "Return the voice in a file; raises `AudioError` for a file that isn't one."
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(path, 'pt') as f:
+            with open_tensors(path, shapes=dict(embedding=(EMBEDDING_SIZE,))) as f:
                 embedding, about = f.get_tensor('embedding'), f.metadata() or {}
-            warnings = tuple(map(str, json.loads(about.get('warnings', '[]'))))
-            name, seconds = about.get('name', Path(path).stem), float(about.get('seconds', 0))
+            warnings = parse_json(about.get('warnings', '[]'))
+            check_voice_facts(name := about.get('name', Path(path).stem), warnings)
+            seconds = float(about.get('seconds', 0))
+            if not 0 <= seconds < math.inf:
+                raise ValueError(f"it comes from a recording of {seconds} s")
             accent, origin = about.get('accent', 'american'), VoiceOrigin.from_metadata(about)
-            return Voice(embedding, name, seconds, warnings, accent, origin)
-        except (OSError, SafetensorError, TypeError, ValueError, RecursionError) as e:
-            raise AudioError(f"can't read the voice {path}: {e}") from None
+            return Voice(embedding, name, seconds, tuple(warnings), accent, origin)
+        except (OSError, TypeError, ValueError, BundleError) as e:
+            reason = (getattr(e, 'strerror', None) or str(e)).removeprefix("can't read ").removeprefix(str(path))
+            raise AudioError(f"can't read the voice {path}: {reason.lstrip(': ')}") from None
 
 # %% ../../nbs/bundle/06_voice.ipynb #6694ef26
 @patch

@@ -20,7 +20,7 @@ from torch import nn
 
 from .hub import find_bundle
 from .load import Bundle, check_stage, read_tokeniser
-from .manifest import PART_FILES, PART_KINDS
+from .manifest import PART_FILES, PART_KINDS, read_bundle_manifest
 from .released import DEFAULT_GENERATION_OPTIONS, ENCODEC_REPO, MANIFEST_FORMAT, make_hub_entry
 from ..core.devices import pick_dtype
 from ..core.errors import BundleError, OptionError, OutputError
@@ -34,10 +34,10 @@ from ..models.unet import UNetConfig
 from ..text.tokeniser import SPLIT_PATTERN, Tokeniser
 
 # %% auto #0
-__all__ = ['BUNDLE_FILES', 'DTYPE_NAMES', 'RANDOM_SIZES', 'export_state_dict', 'find_foreign_files', 'read_umask',
-           'replace_folder', 'atomic_folder', 'make_part_entry', 'copy_voices', 'write_repeated',
-           'write_random_weights', 'make_manifest', 'write_parts', 'write_bundle', 'pick_random_configs',
-           'make_random_parts', 'write_random_bundle']
+__all__ = ['BUNDLE_FILES', 'KEPT_FILES', 'DTYPE_NAMES', 'RANDOM_SIZES', 'export_state_dict', 'find_voice_files',
+           'find_foreign_files', 'read_umask', 'replace_folder', 'atomic_folder', 'make_part_entry', 'copy_voices',
+           'write_repeated', 'write_random_weights', 'make_manifest', 'write_parts', 'write_bundle',
+           'pick_random_configs', 'make_random_parts', 'write_random_bundle']
 
 # %% ../../nbs/bundle/04_write.ipynb #769ce0cd
 def export_state_dict(
@@ -57,14 +57,32 @@ def export_state_dict(
 
 # %% ../../nbs/bundle/04_write.ipynb #9a74eb5b
 BUNDLE_FILES = {"bundle.json", "voices", "README.md", "LICENSE", "adapter.safetensors", *PART_FILES.values()}
+KEPT_FILES = "README.md", "LICENSE"  # stay in a folder that is replaced
+
+
+def find_voice_files(folder: Path) -> set:  # names
+    "Return the names of the files of a bundle's own voices."
+    try:
+        voices = read_bundle_manifest(folder / "bundle.json")["voices"].values()
+    except BundleError:
+        return set()
+    return {Path(voice["file"]).name for voice in voices}
 
 
 def find_foreign_files(
     folder: Path,
     own: set = BUNDLE_FILES,  # names that may be there
+    marker: str = "bundle.json",  # the file without which it isn't ours
 ) -> list:  # names
-    "Return the names in a folder that are not part of a bundle."
-    return sorted(path.name for path in folder.iterdir() if path.name not in own)
+    "Return the names in a folder that are not part of a bundle, or of another folder that we write."
+    names = {path.name for path in folder.iterdir()}
+    foreign = names - own
+    if marker not in names:  # these names aren't ours alone
+        foreign |= names & ({"voices"} if own is BUNDLE_FILES else {"voices", *KEPT_FILES})
+    if "voices" in names & own - foreign:
+        found = {path.name for path in (folder / "voices").glob("*")}
+        foreign |= {f"voices/{name}" for name in found - find_voice_files(folder)}
+    return sorted(foreign)
 
 
 def read_umask() -> int:
@@ -84,7 +102,7 @@ def replace_folder(
     for made in (new, *new.rglob("*")):
         os.chmod(made, (0o777 if made.is_dir() else 0o666) & ~mask)
     if path.exists():
-        for name in ("README.md", "LICENSE"):
+        for name in KEPT_FILES:
             if (path / name).is_file() and not (new / name).exists():
                 shutil.copy2(path / name, new / name)
         os.rename(path, old)
@@ -95,6 +113,7 @@ def replace_folder(
 def atomic_folder(
     path: str | Path,  # the destination; one that holds nothing else than `own` files is replaced
     own: set = BUNDLE_FILES,
+    marker: str = "bundle.json",  # as in `find_foreign_files`
 ):
     "Yield a temporary folder that is renamed to `path` on success and removed otherwise. Raises `OutputError`."
     path = Path(path).expanduser().absolute()
@@ -102,9 +121,9 @@ def atomic_folder(
         path = Path(os.path.realpath(path))
     if path.exists() and not path.is_dir():
         raise OutputError(f"can't write {path}: it is a file")
-    if path.is_dir() and (foreign := find_foreign_files(path, own)):
+    if path.is_dir() and (foreign := find_foreign_files(path, own, marker)):
         raise OutputError(
-            f"can't replace {path}: it holds {foreign[0]}, which isn't part of a model; choose another folder"
+            f"can't replace {path}: it holds {foreign[0][:200]}, which isn't part of a model; choose another folder"
         )
     try:
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))

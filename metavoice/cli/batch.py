@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 
 from metavoice.cli.common import (
     ProgressBar,
@@ -15,7 +14,7 @@ from metavoice.cli.common import (
     bounded_number,
     load_options,
     print_lines,
-    single_line,
+    print_note,
     speech_options,
 )
 
@@ -105,9 +104,9 @@ def print_failed_rows(
 ):
     "Print the rows that failed to standard error."
     for row in failed[:limit]:
-        print(f"metavoice: {row['id']}: {single_line(row['error'])}", file=sys.stderr)
+        print_note(f"{row['id']}: {row['error']}")
     if len(failed) > limit:
-        print(f"metavoice: and {len(failed) - limit} more, in {out}/results.jsonl", file=sys.stderr)
+        print_note(f"and {len(failed) - limit} more, in {out}/results.jsonl")
 
 # %% ../../nbs/cli/02_batch.ipynb #49a80e04
 def batch_command(

@@ -6,13 +6,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from ..core.devices import DTYPES
 from ..core.errors import OptionError
-from ..core.files import atomic_write
-from .common import DeferredChoices, bounded_number, check_output_path, print_lines
+from ..core.files import atomic_write, file_mark
+from metavoice.cli.common import (
+    DeferredChoices,
+    add_force_argument,
+    bounded_number,
+    output_file,
+    print_lines,
+    print_note,
+)
 
 # %% auto #0
 __all__ = ['benchmark_parts', 'add_benchmark_parser', 'add_random_parser', 'benchmark_command', 'random_command']
@@ -25,6 +31,22 @@ def benchmark_parts() -> tuple:
     return tuple(BENCHMARK_PARTS)
 
 # %% ../../nbs/cli/04_benchmark.ipynb #7bcd42ae
+def add_attack_argument(
+    command,  # a parser
+):
+    "Add the option --attack."
+    command.add_argument(
+        '--attack',
+        metavar='MINUTES',
+        type=bounded_number(0.01, 1440),
+        nargs='?',
+        const=5.0,
+        help="attack a server with hostile texts, incomplete requests, silent clients and uploads for this many "
+        "minutes (5 without a number), then stop it under load and fill its disk; print what callers notice as JSON "
+        '(pip install "metavoice[serve]"). Nothing else is measured (default: no attack)',
+    )
+
+# %% ../../nbs/cli/04_benchmark.ipynb #74022e07
 def add_benchmark_parser(
     commands,  # subparsers of argparse
     parents: list,  # parsers whose options the command takes too
@@ -67,17 +89,9 @@ def add_benchmark_parser(
         help="model to measure loading, and for --device speech, with; written by `metavoice random --size 1b` "
         "(default: a temporary one)",
     )
-    command.add_argument(
-        '--attack',
-        metavar='MINUTES',
-        type=bounded_number(0.01, 1440),
-        nargs='?',
-        const=5.0,
-        help="attack a server with hostile texts, incomplete requests, silent clients and uploads for this many "
-        "minutes (default: 5), then stop it under load and fill its disk; print what its callers notice as JSON "
-        '(pip install "metavoice[serve]"). Nothing else is measured',
-    )
+    add_attack_argument(command)
     command.add_argument('--json', metavar='FILE', help="write the figures to this file too")
+    add_force_argument(command)
     command.set_defaults(run=benchmark_command)
 
 # %% ../../nbs/cli/04_benchmark.ipynb #6b575d7c
@@ -124,18 +138,18 @@ def attack_command(
         raise OptionError(f'--attack needs {e.name}: pip install "metavoice[serve]"') from None
     from metavoice.measure.server_faults import try_faults
 
-    text = json.dumps(try_faults(minutes), indent=1)
+    text = json.dumps(dict(generator=file_mark()) | try_faults(minutes), indent=1)
     if path:
         with atomic_write(path) as temporary:
             temporary.write_text(text + '\n', encoding='utf-8')
     print_lines(text.splitlines(), path)
 
-# %% ../../nbs/cli/04_benchmark.ipynb #709c8688
+# %% ../../nbs/cli/04_benchmark.ipynb #a9024c1e
 def benchmark_command(
     args,  # parsed arguments
 ):
     "Run the command `benchmark`; raises `OutputError` if the figures can't be written."
-    path = check_output_path(args.json, ('json',)) if args.json else None
+    path = output_file(args.json, args.force, ('json',))
     from metavoice.measure.benchmark import run_benchmarks
     from metavoice.measure.results import format_result, format_results, results_to_json
 
@@ -144,7 +158,7 @@ def benchmark_command(
         return
 
     def on_progress(result):
-        print(format_result(result), file=sys.stderr)
+        print_note(format_result(result), name='')
 
     results = run_benchmarks(args.size, args.part, args.quick, args.bundle, on_progress, args.device)
     if path:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
-import sys
 
 from .. import __version__
 from .batch import add_batch_parser
 from .benchmark import add_benchmark_parser, add_random_parser
-from .common import Parser, silence_libraries, single_line
+from .common import Parser, print_note, silence_libraries
 from .corpus import add_corpus_parser
 from .evaluate import add_evaluate_parser
 from .export import add_export_parser
 from .finetune import add_finetune_parser, add_merge_parser, add_push_parser
 from .info import add_info_parser
 from .pretrain import add_pretrain_parser
+from .read import add_read_parser
 from .serve import add_serve_parser
 from .synthesise import SYNTHESISE_EPILOG, add_synthesise_parser
 from .ui import add_ui_parser
@@ -46,6 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     add_synthesise_parser(commands, [model])
     add_batch_parser(commands, [model])
+    add_read_parser(commands, [model])
     add_voices_parser(commands, [model])
     add_info_parser(commands, [model])
     add_export_parser(commands, [model])
@@ -86,8 +87,8 @@ def main(
         with silence_libraries():
             return args.run(args) or 0
     except MetaVoiceError as e:
-        print(f"metavoice: {single_line(e)}", file=sys.stderr)
+        print_note(e)
         return 2
     except KeyboardInterrupt:
-        print(f"metavoice: interrupted; {args.interrupted}", file=sys.stderr)
+        print_note(f"interrupted; {args.interrupted}")
         return 130

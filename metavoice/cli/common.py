@@ -17,7 +17,15 @@ from pathlib import Path
 
 from ..core.devices import DTYPES
 from ..core.errors import OptionError, OutputError, TextError, printable
-from ..core.files import is_standard_output, is_stream, resolve_output
+from metavoice.core.files import (
+    MAX_TEXT_BYTES,
+    has_file_mark,
+    is_standard_output,
+    is_stream,
+    read_limited,
+    read_stream,
+    resolve_output,
+)
 from ..core.settings import add_flags, field_specs, make_config
 from ..core.tables import decode_text
 from ..generate.options import TEXT_OPTIONS, SpeechOptions
@@ -25,8 +33,8 @@ from ..generate.options import TEXT_OPTIONS, SpeechOptions
 # %% auto #0
 __all__ = ['OVERALL_UNITS', 'MIN_OVERALL_ITEMS', 'single_line', 'Parser', 'bounded_number', 'DeferredChoices',
            'add_speech_arguments', 'speech_options', 'add_model_arguments', 'load_options', 'read_text_argument',
-           'check_output_path', 'check_replacing', 'flush_quietly', 'print_lines', 'ProgressBar',
-           'StderrWarningHandler', 'silence_libraries']
+           'check_output_path', 'add_force_argument', 'is_own_file', 'check_replacing', 'output_file', 'flush_quietly',
+           'print_lines', 'print_note', 'ProgressBar', 'StderrWarningHandler', 'silence_libraries']
 
 # %% ../../nbs/cli/00_common.ipynb #f5e1e8ff
 def single_line(message) -> str:
@@ -220,11 +228,13 @@ def read_text_argument(
         return argument
     name = 'from standard input' if argument == '-' else argument[1:]
     try:
-        data = sys.stdin.buffer.read() if argument == '-' else Path(argument[1:]).read_bytes()
+        data = read_stream(sys.stdin.buffer, MAX_TEXT_BYTES) if argument == '-' else read_limited(argument[1:])
+        if len(data) > MAX_TEXT_BYTES:
+            raise ValueError(f"it has more than {MAX_TEXT_BYTES:,} bytes")
     except (OSError, ValueError) as e:
         raise TextError(f"can't read the text {name}: {getattr(e, 'strerror', None) or e}") from None
     try:
-        return decode_text(data)
+        return decode_text(bytes(data))
     except TextError as e:
         raise TextError(f"can't read the text {name}: {e}") from None
 
@@ -254,22 +264,49 @@ def check_output_path(
     return path
 
 # %% ../../nbs/cli/00_common.ipynb #b096aa62
+def add_force_argument(
+    command,  # a parser
+):
+    "Add the option --force."
+    about = "replace a file that metavoice didn't make; without it, the command asks at a terminal, else fails"
+    command.add_argument('--force', action='store_true', help=about)
+
+
+def is_own_file(path: Path) -> bool:
+    "Return whether metavoice made a file."
+    from metavoice.audio.encode import AUDIO_FORMATS, is_generated
+
+    is_sound = path.suffix[1:].lower() in (*AUDIO_FORMATS, 'm4a', 'm4b')
+    return is_generated(path) if is_sound else has_file_mark(path)
+
+
 def check_replacing(
     path: Path,  # from `check_output_path`
     force: bool,  # don't ask
 ):
-    "Return if a sound file may be written here, after a question at a terminal; raises `OutputError` otherwise."
-    from metavoice.audio.encode import is_generated
-
-    if force or is_stream(path) or not path.exists() or not path.stat().st_size or is_generated(path):
+    "Return if a file may be written here, after a question at a terminal; raises `OutputError` otherwise."
+    if force or is_stream(path) or not path.exists() or not path.stat().st_size or is_own_file(path):
         return
     what = f"{path} is there already, and metavoice didn't make it"
     if sys.stdin is not None and sys.stderr is not None and sys.stdin.isatty() and sys.stderr.isatty():
-        print(f"metavoice: {what}; replace it? [y/N] ", end='', file=sys.stderr, flush=True)
+        print_note(f"{what}; replace it? [y/N] ", end='')
         if sys.stdin.readline().strip().lower() in ('y', 'yes'):
             return
-        raise OutputError(f"{path} was kept, and nothing was spoken; name another file")
+        raise OutputError(f"{path} was kept, and nothing was done; name another file")
     raise OutputError(f"{what}; add --force to replace it, or name another file")
+
+
+def output_file(
+    path: str | None,  # as it was given
+    force: bool,  # replace any file
+    suffixes: tuple,  # allowed ones, without the dot
+) -> Path | None:
+    "Return the path of a file that a command will write, None if it isn't asked for; raises `OutputError`."
+    if not path:
+        return None
+    found = check_output_path(path, suffixes)
+    check_replacing(found, force)
+    return found
 
 # %% ../../nbs/cli/00_common.ipynb #2cf4c8dd
 def flush_quietly(
@@ -289,16 +326,29 @@ def print_lines(
     "Print lines to standard output, or to standard error if a file went there; a reader that has gone is no error."
     out = sys.stderr if any(map(is_standard_output, written)) else sys.stdout
     try:
-        for line in '\n'.join(lines).split('\n'):
-            print(printable(line), file=out)  # names from files may hold control characters
+        for line in lines:
+            print(printable(line), file=out)
     except BrokenPipeError:
         pass
     if out is not None:
         flush_quietly(out)
 
+
+def print_note(
+    message,  # a text or an exception
+    name: str = 'metavoice: ',  # printed before it
+    end: str = '\n',
+):
+    "Print a message in one line to standard error."
+    if sys.stderr is not None:
+        print(f"{name}{single_line(message)}", end=end, file=sys.stderr, flush=True)
+
 # %% ../../nbs/cli/00_common.ipynb #22a128e5
 OVERALL_UNITS = dict(speech='segments', rows='rows')  # stages that count all of the work, and their units
 MIN_OVERALL_ITEMS = 17  # less work has a bar for each stage
+
+# %% ../../nbs/cli/00_common.ipynb #5eef24d9
+INTERLUDE = 'compiling'  # a stage that is shown in place of the bar of all work
 
 # %% ../../nbs/cli/00_common.ipynb #50fd4ac9
 class ProgressBar:
@@ -309,6 +359,7 @@ class ProgressBar:
         quiet: bool = False,  # show nothing
     ):
         self.bar, self.stage, self.quiet = None, None, quiet or sys.stderr is None
+        self.overall = None  # what was shown before an interlude
 
     def open(self, stage: str, done: int, of: int | None):
         "Show a bar for another stage."
@@ -336,12 +387,19 @@ class ProgressBar:
         "Show how far a stage is."
         if self.quiet or (stage in OVERALL_UNITS and of < MIN_OVERALL_ITEMS):
             return
-        if self.stage in OVERALL_UNITS and stage not in OVERALL_UNITS:
+        if stage == INTERLUDE and self.stage in OVERALL_UNITS:
+            self.overall = self.stage, self.bar.n, self.bar.total
+        elif self.stage in OVERALL_UNITS and stage not in OVERALL_UNITS:
             return
         try:
             if stage != self.stage:
                 self.open(stage, done, of)
             self.bar.update(done - self.bar.n)
+            if stage == INTERLUDE and done >= of:
+                self.close()
+                if self.overall:
+                    (stage, done, of), self.overall = self.overall, None
+                    self.open(stage, done, of)
         except OSError:  # standard error is closed, which is no reason to stop
             self.quiet = True
 

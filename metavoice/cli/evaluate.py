@@ -9,16 +9,16 @@ import argparse
 
 from metavoice.cli.common import (
     ProgressBar,
+    add_force_argument,
     add_model_arguments,
     add_speech_arguments,
     bounded_number,
-    check_output_path,
     load_options,
+    output_file,
     print_lines,
     speech_options,
 )
 from ..core.errors import OptionError
-from ..core.files import atomic_write
 
 # %% auto #0
 __all__ = ['EVALUATE_EPILOG', 'parse_grid_value', 'parse_grid_setting', 'add_input_arguments', 'add_measure_arguments',
@@ -149,6 +149,7 @@ def add_output_arguments(
     )
     command.add_argument('--json', metavar='FILE', help="write all results, down to each clip")
     command.add_argument('--plot', metavar='FILE', help="write a figure: .png, .svg or .pdf")
+    add_force_argument(command)
     command.add_argument('--out', metavar='DIR', help="write the clips into a new folder")
 
 # %% ../../nbs/cli/05_evaluate.ipynb #f22eb66c
@@ -258,20 +259,18 @@ def evaluate_command(
     args,  # parsed arguments
 ):
     "Run the command `evaluate`; raises what `evaluate_model` and `compare_command` raise, and `OutputError`."
-    json_path = check_output_path(args.json, ('json',)) if args.json else None
-    plot_path = check_output_path(args.plot, ('png', 'svg', 'pdf')) if args.plot else None
+    json_path = output_file(args.json, args.force, ('json',))
+    plot_path = output_file(args.plot, args.force, ('png', 'svg', 'pdf'))
     grid = check_grid(args)
     speech_options(args)
     from metavoice.measure.recordings import read_texts
-    from metavoice.measure.report import grid_table, plot_grid, save_evaluation
+    from metavoice.measure.report import grid_table, plot_grid, save_evaluation, save_figure
 
     texts = read_texts(args.texts) if args.texts else None
     found = compare_command(args, texts) if args.peers else evaluate_model(args, texts, grid)
     if json_path:
         save_evaluation(found, json_path)
     if plot_path:
-        with atomic_write(plot_path) as temporary:
-            figure = plot_grid(found, list(grid)) if grid else found.plot()
-            figure.savefig(temporary, dpi=160, format=plot_path.suffix[1:].lower() or 'png')
+        save_figure(plot_grid(found, list(grid)) if grid else found.plot(), plot_path)
     lines = [found[0].about_line(), '', *grid_table(found, list(grid))] if grid else found.report()
     print_lines(lines, json_path, plot_path)

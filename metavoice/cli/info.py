@@ -236,4 +236,4 @@ def info_command(
         else:
             about = load_bundle(args.model).info()
             lines = [printable(line) for line in format_info(about)]
-    print_lines([json.dumps(about, indent=1, ensure_ascii=False)] if args.json else lines)
+    print_lines(json.dumps(about, indent=1, ensure_ascii=False).split('\n') if args.json else lines)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from metavoice.cli.common import (
     ProgressBar,
+    add_force_argument,
     add_model_arguments,
     add_speech_arguments,
     bounded_number,
@@ -23,6 +24,7 @@ from metavoice.cli.common import (
     flush_quietly,
     load_options,
     print_lines,
+    print_note,
     read_text_argument,
     speech_options,
 )
@@ -33,13 +35,15 @@ from ..core.files import is_standard_output, is_stream, open_stream, resolve_out
 # %% auto #0
 __all__ = ['SYNTHESISE_EPILOG', 'DEFAULT_OUTPUT', 'DEFAULT_CHUNK', 'add_sink_arguments', 'add_synthesise_parser',
            'format_speech_report', 'check_no_terminal', 'check_stream_output', 'StreamSink', 'open_stream_sink',
-           'stream_command', 'check_output_options', 'default_output', 'choose_output', 'synthesise_command']
+           'stream_command', 'check_output_options', 'default_output', 'choose_output', 'check_captions',
+           'synthesise_command']
 
 # %% ../../nbs/cli/01_synthesise.ipynb #1330c131
 SYNTHESISE_EPILOG = """examples:
   metavoice synthesise "The old man walked to the river." -o river.wav
   metavoice synthesise @chapter.txt --seed 7 -o chapter.flac
   metavoice synthesise @book.txt --resume -o book.flac
+  metavoice synthesise @chapter.txt --speed 1.25 --captions chapter.srt -o chapter.mp3
   metavoice synthesise "You hear this while it is generated." --stream | aplay
   echo "The dog slept." | metavoice synthesise - -o dog.mp3
   metavoice synthesise "Dr. Nguyen paid £12.50 on 3/4/2026." --language en-GB --lexicon names.tsv -o nguyen.wav
@@ -62,16 +66,17 @@ def add_sink_arguments(
         help=f"file to write: .wav, .flac, .ogg or .mp3 (default: {DEFAULT_OUTPUT}, or speech-2.wav and so on); with "
         "--stream: .wav, .pcm, a named pipe, or - for standard output (default: -)",
     )
-    command.add_argument(
-        '--force',
-        action='store_true',
-        help="replace a file that metavoice didn't make; without it, the command asks at a terminal, else fails",
-    )
+    add_force_argument(command)
     command.add_argument(
         '--resume',
         action='store_true',
         help="for long texts: keep finished segments in a folder FILE.parts, and continue from there when the same "
         "command is run again",
+    )
+    command.add_argument(
+        '--captions',
+        metavar='FILE',
+        help="also write when each word is said: captions as .srt or .vtt, words and captions as .json",
     )
     command.add_argument(
         '--stream',
@@ -253,7 +258,8 @@ def stream_command(
 ):
     "Run the command `synthesise --stream`."
     (path, format), timings, started, first, duration = output, {}, time.perf_counter(), None, 0.0
-    options = dict(seed=secrets.randbits(32)) | options
+    words = []
+    options = dict(seed=secrets.randbits(32), words=args.captions is not None) | options
     chunks = tts.stream(text, chunk=args.chunk or DEFAULT_CHUNK, timings=timings, **options)
     try:
         with closing(chunks), open_stream_sink(path, format) as sink:
@@ -262,17 +268,23 @@ def stream_command(
                     break
                 first = first or time.perf_counter() - started
                 duration, rate = duration + audio.duration, audio.sample_rate
+                words += audio.words or []
     except KeyboardInterrupt:
         spoken = f"{duration:.1f} s of speech"
         args.interrupted = f"{path} holds the first {spoken}" if path and duration else f"{spoken} were written"
         raise
+    if args.captions is not None:
+        from metavoice.audio.captions import save_captions
+
+        save_captions(words, args.captions)
     if args.quiet or not duration:
         return
     about = dict(voice=args.voice or next(iter(tts.bundle.voices)), model=tts.bundle.name, seed=options['seed'])
     lines = format_speech_report(duration, rate, path or 'standard output', timings, **about)
     lines.append(f"the first sound came {first:.2f} s after the model was found")
     if path is None:
-        print(*lines, sep='\n', file=sys.stderr)
+        for line in lines:
+            print_note(line, name='')
     else:
         print_lines(lines)
 
@@ -315,13 +327,24 @@ def choose_output(
     if args.output is None:
         path = check_output_path(default_output(args.resume, args.force))
         if args.quiet and path.name != DEFAULT_OUTPUT:
-            print(f"metavoice: {DEFAULT_OUTPUT} is there already; the sound goes to {path}", file=sys.stderr)
+            print_note(f"{DEFAULT_OUTPUT} is there already; the sound goes to {path}")
         return path
     if is_standard_output(args.output):
         check_no_terminal()
     return check_output_path(args.output)
 
 # %% ../../nbs/cli/01_synthesise.ipynb #bc1587a3
+def check_captions(
+    args,  # parsed arguments
+):
+    "Raise `OutputError` if the captions can't be written, or would replace a file that isn't captions."
+    from metavoice.audio.captions import CAPTION_FORMATS, is_captions
+
+    path = check_output_path(args.captions, CAPTION_FORMATS)
+    if not (is_stream(path) or args.force or not path.exists() or not path.stat().st_size or is_captions(path)):
+        raise OutputError(f"{path} is there already, and it isn't captions; add --force to replace it")
+
+# %% ../../nbs/cli/01_synthesise.ipynb #07b566ff
 def synthesise_command(
     args,  # parsed arguments
 ):
@@ -334,6 +357,8 @@ def synthesise_command(
     path = output[0] if args.stream else output
     if path is not None and not (args.resume and path.with_name(path.name + '.parts').exists()):
         check_replacing(path, args.force)
+    if args.captions is not None:
+        check_captions(args)
     from metavoice.generate.tts import TTS
     from metavoice.jobs.longform import read_aloud
 
@@ -344,7 +369,7 @@ def synthesise_command(
     if args.resume:
         args.interrupted = "finished segments are kept; the same command continues"
     timings = {}
-    settings = dict(resume=args.resume, batch_size=args.batch_size, timings=timings)
+    settings = dict(resume=args.resume, batch_size=args.batch_size, timings=timings, captions=args.captions)
     with ProgressBar(args.quiet) as on_progress:
         done = read_aloud(tts, text, output, on_progress=on_progress, **settings, **options)
     if not args.quiet:

@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from .errors import BundleError, show
+from .files import open_regular
 from .settings import FieldSpec, Range, field_specs
 
 # %% auto #0
-__all__ = ['Layers', 'MoreLayers', 'Width', 'Rate', 'Share', 'Sized', 'MAX_JSON_BYTES', 'is_allowed', 'check_fields',
-           'check_list', 'read_small_text', 'read_json', 'check_header']
+__all__ = ['Layers', 'MoreLayers', 'Width', 'Rate', 'Share', 'Sized', 'MAX_JSON_BYTES', 'MAX_TENSORS', 'is_allowed',
+           'check_fields', 'check_list', 'read_small_text', 'parse_json', 'read_json', 'open_tensors', 'load_tensors']
 
 # %% ../../nbs/core/10_bounds.ipynb #f237f8c9
 Layers = Annotated[int, Range(1, 256)]
@@ -65,23 +67,64 @@ MAX_JSON_BYTES = 4 << 20
 
 def read_small_text(path: Path) -> str:
     "Return the text of a file. Raises `BundleError` for one that is too large, `OSError` and `ValueError`."
-    with open(path, 'rb') as file:
+    with open_regular(path) as file:
         data = file.read(MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
         raise BundleError(f"{path} has more than {MAX_JSON_BYTES} bytes, which are too many to describe a model")
     return data.decode('utf-8')
 
 
+def parse_json(text: str):
+    "Return the content of JSON; raises `ValueError`, also for lists and objects that are nested too deeply."
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+
+
 def read_json(path: Path):
-    "Return the content of a JSON file. Raises what `read_small_text` raises."
-    return json.loads(read_small_text(path))
+    "Return the content of a JSON file. Raises what `read_small_text` and `parse_json` raise."
+    return parse_json(read_small_text(path))
+
+# %% ../../nbs/core/10_bounds.ipynb #a2ec5fa7
+MAX_TENSORS = 10_000  # of a file
 
 
-def check_header(
-    path: Path,  # .safetensors
-):
-    "Raise `BundleError` for a file of tensors whose header is too large."
-    with open(path, 'rb') as file:
-        size = int.from_bytes(file.read(8), 'little')
+@contextmanager
+def open_tensors(
+    path: str | Path,  # .safetensors
+    framework: str = 'pt',  # of the tensors; np for NumPy
+    shapes: dict | None = None,  # name → shape of the tensors that the file has to have; any if None
+):  # the file: `keys`, `metadata`, `get_tensor`, `get_slice`
+    "Open a file of tensors. Raises `BundleError` for a large or broken header or other shapes, and `OSError`."
+    from safetensors import SafetensorError, safe_open
+
+    with open_regular(path) as file:
+        begin = file.read(8)
+    size = int.from_bytes(begin, 'little') if len(begin) == 8 else 0  # a shorter file is none of tensors
     if size > MAX_JSON_BYTES:
         raise BundleError(f"{path} has a header of {size} bytes; at most {MAX_JSON_BYTES} are read")
+    try:
+        opened = safe_open(path, framework)
+    except SafetensorError as e:
+        raise BundleError(f"can't read {path}: {e}") from None
+    with opened as file:
+        held = set(file.keys())
+        if len(held) > MAX_TENSORS:
+            raise BundleError(f"{path} has {len(held)} tensors; at most {MAX_TENSORS} are read")
+        for name, shape in (shapes or {}).items():
+            if name not in held:
+                raise BundleError(f"{path} has no tensor {name}")
+            if (found := tuple(file.get_slice(name).get_shape())) != tuple(shape):
+                raise BundleError(f"{path}: {name} has the shape {found}; expected {tuple(shape)}")
+        yield file
+
+
+def load_tensors(
+    path: str | Path,  # .safetensors
+    framework: str = 'pt',
+    shapes: dict | None = None,  # as in `open_tensors`; only these are loaded
+) -> dict:  # name → tensor
+    "Return the tensors of a file. Raises what `open_tensors` raises."
+    with open_tensors(path, framework, shapes) as file:
+        return {name: file.get_tensor(name) for name in shapes or file.keys()}

@@ -13,7 +13,7 @@ __all__ = ['CONTROL', 'printable', 'show', 'MetaVoiceError', 'TextError', 'Audio
            'OutputError']
 
 # %% ../../nbs/core/00_errors.ipynb #994b155d
-CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:

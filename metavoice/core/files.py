@@ -5,6 +5,7 @@
 # %% ../../nbs/core/03_files.ipynb #3c7a2cac
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -18,7 +19,8 @@ from pathlib import Path
 from .errors import BundleError, OutputError
 
 # %% auto #0
-__all__ = ['is_stream', 'is_standard_output', 'open_stream', 'atomic_write', 'cache_dir', 'content_key', 'download']
+__all__ = ['is_stream', 'is_standard_output', 'open_stream', 'read_limited', 'atomic_write', 'cache_dir', 'content_key',
+           'download']
 
 # %% ../../nbs/core/03_files.ipynb #e5d86ac9
 def open_descriptor(
@@ -83,6 +85,39 @@ def resolve_output(
         raise OutputError(f"can't write {path}: it is a directory")
     return target
 
+# %% ../../nbs/core/03_files.ipynb #23be8784
+def read_stream(file, most: int) -> bytearray:
+    "Return the content of an open file whose size isn't known, up to a block beyond `most` bytes."
+    data = bytearray()
+    while len(data) <= most and (block := file.read(1 << 20)):
+        data += block
+    return data
+
+# %% ../../nbs/core/03_files.ipynb #3b6e6d55
+MAX_TEXT_BYTES = 256 << 20  # of a table or a text
+
+
+def open_regular(path: str | Path):  # a binary file
+    "Open a file for reading; raises `OSError` for a pipe or a device too."
+    if is_stream(path):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+    return open(path, 'rb')
+
+# %% ../../nbs/core/03_files.ipynb #e9c27dfc
+def read_limited(
+    path: str | Path,  # a file, or a pipe that the user names
+    most: int = MAX_TEXT_BYTES,
+    regular: bool = False,  # a pipe or a device is an error
+) -> bytes:
+    "Return the content of a file; raises `OSError` for one that can't be read or is larger than `most` bytes."
+    with open_regular(path) if regular else open(path, 'rb') as file:
+        size, data = os.fstat(file.fileno()).st_size, b''
+        if size <= most:
+            data = b''.join(iter(lambda: file.read(1 << 20), b'')) if size else read_stream(file, most)
+        if max(size, len(data)) > most:
+            raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+    return data
+
 # %% ../../nbs/core/03_files.ipynb #8cb1b120
 TEMPORARY_NAME_BYTES = 200  # of a file's name that its temporary name repeats; file systems allow 255 in all
 
@@ -137,6 +172,32 @@ def atomic_write(
         put_in_place(temporary, path, target, mode)
     finally:
         temporary.unlink(missing_ok=True)
+
+# %% ../../nbs/core/03_files.ipynb #8b9aff75
+FILE_MARK = 'made by metavoice'
+MARKED_BYTES = 4096  # at each end of a file, in which the mark is
+
+# %% ../../nbs/core/03_files.ipynb #cb40e6fd
+def file_mark() -> str:
+    "Return the mark that a file of results has to contain, with the version."
+    from metavoice import __version__
+
+    return f'{FILE_MARK} {__version__}'
+
+
+def has_file_mark(
+    path: str | Path,
+) -> bool:
+    "Return whether a regular file contains the mark; False if it can't be read."
+    try:
+        if is_stream(path):
+            return False
+        with open(path, 'rb') as file:
+            begin = file.read(MARKED_BYTES)
+            file.seek(max(0, os.path.getsize(path) - MARKED_BYTES))
+            return FILE_MARK.encode() in begin or FILE_MARK.encode() in file.read(MARKED_BYTES)
+    except (OSError, ValueError):
+        return False
 
 # %% ../../nbs/core/03_files.ipynb #ce3df742
 def cache_dir() -> Path:

@@ -13,7 +13,7 @@ from struct import unpack
 from .errors import BundleError
 
 # %% auto #0
-__all__ = ['MAX_PICKLE_BYTES', 'MAX_PICKLE_WORK', 'CALL_COST', 'Inert', 'Name', 'PickleReader', 'read_pickle']
+__all__ = ['MAX_PICKLE_BYTES', 'MAX_PICKLE_WORK', 'Inert', 'Name', 'PickleReader', 'read_pickle']
 
 # %% ../../nbs/core/09_pickles.ipynb #63c5e9d2
 class Inert:
@@ -36,9 +36,9 @@ class Name:
 # %% ../../nbs/core/09_pickles.ipynb #6c5427cd
 MAX_PICKLE_BYTES = 8 << 20
 MAX_PICKLE_WORK = 500_000  # instructions, calls and elements that are copied
-CALL_COST = 4
 
 # %% ../../nbs/core/09_pickles.ipynb #c0aadd85
+CALL_COST = CONTAINER_COST = 4
 KEY_TYPES = (str, bytes, int, float, bool, type(None), Inert, Name)
 
 
@@ -135,7 +135,7 @@ class PickleReader:
         try:
             while (op := self.data[self.at]) != pickle.STOP[0]:
                 self.at += 1
-                self.left -= 1
+                self.left -= CONTAINER_COST if op in CONTAINERS else 1
                 if self.left < 0 or op not in ACTIONS:
                     break
                 ACTIONS[op](self)
@@ -267,6 +267,9 @@ ACTIONS = {
     pickle.LONG_BINPUT: put(take_int),
 }
 ACTIONS = {op[0]: action for op, action in ACTIONS.items()}
+CONTAINERS = frozenset(
+    pickle.MARK + pickle.EMPTY_LIST + pickle.EMPTY_DICT + pickle.TUPLE1 + pickle.TUPLE2 + pickle.TUPLE3
+)
 
 # %% ../../nbs/core/09_pickles.ipynb #1afeb5f7
 def read_pickle(

@@ -17,8 +17,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from .errors import OptionError
-from .files import atomic_write
+from .errors import OptionError, show
+from .files import atomic_write, read_limited
 
 # %% auto #0
 __all__ = ['NO_FLAG', 'PositiveInt', 'PositiveFloat', 'Proportion', 'TYPE_NAMES', 'Range', 'FieldSpec', 'parse_hint',
@@ -160,7 +160,8 @@ def check_value(
         return value
     found = convert_value(value, spec.type)
     if not spec.allows(found):
-        raise OptionError(f"{name} is {value!r}; use {spec.describe()}")
+        shown = repr(value) if isinstance(value, (int, float)) else show(value)  # YAML's lists may be endless
+        raise OptionError(f"{name} is {shown}; use {spec.describe()}")
     return found
 
 # %% ../../nbs/core/04_settings.ipynb #17f71613
@@ -191,7 +192,7 @@ def read_config(
     path = Path(path)
     parse = {'.json': json.loads, '.yaml': parse_yaml, '.yml': parse_yaml}.get(path.suffix)
     try:
-        text = path.read_text(encoding='utf-8')
+        text = read_limited(path, most=1 << 20).decode('utf-8')
         if parse is None:
             raise OptionError(f"can't read {path}: use .yaml or .json")
         found = parse(text)

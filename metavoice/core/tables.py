@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from .errors import OptionError, TextError
+from .files import MAX_TEXT_BYTES, read_limited
 
 # %% auto #0
 __all__ = ['decode_text', 'read_text', 'split_lines', 'parse_delimited', 'parse_json_rows', 'format_json']
@@ -67,10 +68,12 @@ def decode_text(
 def read_text(
     path: Path,
     name: str | None = None,  # of the file in messages; its path if None
+    most: int = MAX_TEXT_BYTES,
+    regular: bool = False,  # a pipe or a device is an error
 ) -> str:
     "Return the content of a text file; raises `OptionError` if it can't be read."
     try:
-        return decode_text(Path(path).read_bytes())
+        return decode_text(read_limited(path, most, regular))
     except TextError as e:
         reason = str(e)
     except (OSError, ValueError) as e:
@@ -267,7 +270,7 @@ def read_log_lines(
 ) -> list[str]:
     "Return the lines of a log, none for a missing file. The last is empty, or torn by a crash. Raises `OptionError`."
     try:
-        data = path.read_bytes() if os.path.lexists(path) else b''
+        data = read_limited(path, regular=True) if os.path.lexists(path) else b''
         try:
             return split_lines(decode_text(data))
         except TextError:  # half a letter, or the zeros of a block that wasn't written

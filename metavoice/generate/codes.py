@@ -11,18 +11,23 @@ import time
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ..audio.features import resample
 from ..audio.sound import Audio
-from ..bundle.load import Bundle
+from ..bundle.load import Bundle, load_bundle
 from ..core.errors import MetaVoiceError
 from ..models.codec import deinterleave
 from ..models.listener import ctc_score
+from ..models.nano_codec import NanoCodec
 from ..models.phone_track import PhoneTrack, codec_phone_book
+from ..models.word_times import time_audio, time_codes
 from ..text.duration import plausible_seconds
 from ..text.phoneme_tokeniser import PhonemeTokeniser
+from ..text.written import phoneme_spans, said_words
 from .decoding import GenerationRequest
 from .fine_codes import predict_fine_codes
 from .options import derive_seed, diffusion_options
@@ -30,7 +35,8 @@ from .segments import Segment, split_again, max_frames
 
 # %% auto #0
 __all__ = ['logger', 'TAKE_ATTEMPTS', 'MAX_ATTEMPTS', 'TRIED_SECONDS', 'HELD_SECONDS', 'frame_limits', 'Generation',
-           'generate_fine_codes', 'vocode', 'timed', 'make_takes', 'scored_text', 'pick_best_take']
+           'generate_fine_codes', 'vocode', 'decodes_at_speed', 'default_aligner', 'spoken_phonemes', 'time_words',
+           'timed', 'make_takes', 'scored_text', 'pick_best_take']
 
 # %% ../../nbs/generate/07_codes.ipynb #42eeb3e5
 def frame_limits(
@@ -215,16 +221,70 @@ def vocode(
     vocoder: str,  # mbd or codec
     on_progress=None,  # called with (done, of)
     steps: int | None = None,  # of diffusion; the bundle's own if None
+    speed: float = 1.,  # of a codec and a vocoder that `decodes_at_speed`
 ) -> Tensor:  # (time,) on the CPU, at the codec's rate
     "Return the samples of a segment."
     codes = segment.codes[None].to(bundle.device)
-    samples = bundle.codec.decode(codes) if segment.decoded is None else segment.decoded[None].to(bundle.device)
+    if speed != 1:
+        samples = bundle.codec.decode(codes, speed)
+    elif segment.decoded is None:
+        samples = bundle.codec.decode(codes)
+    else:
+        samples = segment.decoded[None].to(bundle.device)
     if vocoder == 'mbd':
         latent, options = bundle.codec.latent(codes), diffusion_options(bundle, steps)
         samples = bundle.mbd(latent, samples, [segment.generator('mbd')], on_progress=on_progress, **options)
     elif on_progress is not None:
         on_progress(1, 1)
     return samples[0].float().cpu()
+
+# %% ../../nbs/generate/07_codes.ipynb #fad43cc6
+def decodes_at_speed(
+    bundle: Bundle,
+    vocoder: str,  # mbd or codec
+) -> bool:
+    "Return whether the decoder synthesises at another speed itself."
+    return vocoder == 'codec' and isinstance(bundle.codec, NanoCodec)
+
+# %% ../../nbs/generate/07_codes.ipynb #ce3ba594
+@lru_cache(1)
+def default_aligner() -> Bundle:
+    "Return the bundle whose CTC scorer and phonemes align the speech of models without phones; loaded once."
+    return load_bundle('nano', device='cpu')
+
+
+def spoken_phonemes(
+    bundle: Bundle,
+    segment: Segment,
+    tokeniser: PhonemeTokeniser,
+) -> tuple[str, list[tuple[int, int]]]:  # phonemes; where the written words are in them
+    "Return the phonemes of a segment that has `words`."
+    tokeniser = tokeniser.with_accent(segment.accent)
+    if isinstance(bundle.tokeniser, PhonemeTokeniser):
+        parts = [ids for ids, _ in segment.parts] or [segment.ids]
+        phonemes = ' '.join(bundle.tokeniser.decode(ids) for ids in parts)
+    else:
+        phonemes = tokeniser.phonemes(segment.text)
+    spans, found = phoneme_spans(said_words(segment.text), phonemes, tokeniser.phonemes), []
+    for _, count in segment.words:
+        own, spans = spans[:count], spans[count:]
+        found.append((own[0][0], own[-1][1]))
+    return phonemes, found
+
+
+def time_words(
+    bundle: Bundle,
+    segment: Segment,  # with its words and its codes
+    samples: Tensor | None = None,  # (time,) at the codec's rate and at speed 1, for a codec without phones
+) -> Tensor:  # (words, 2) seconds from the beginning of the segment
+    "Return when the words of a segment are said."
+    if codec_phone_book(bundle.codec) is not None and isinstance(bundle.tokeniser, PhonemeTokeniser):
+        phonemes, spans = spoken_phonemes(bundle, segment, bundle.tokeniser)
+        return time_codes(segment.codes[0], phonemes, spans, bundle.codec)
+    aligner = default_aligner()
+    phonemes, spans = spoken_phonemes(bundle, segment, aligner.tokeniser)
+    samples = resample(samples, bundle.codec.sample_rate, aligner.listener.sample_rate)
+    return time_audio(samples, phonemes, spans, aligner.listener)
 
 # %% ../../nbs/generate/07_codes.ipynb #7d580121
 @contextmanager

@@ -450,7 +450,7 @@ def export_onnx(
     graphs, left_out, on_progress = {}, {}, on_progress or (lambda *progress: None)
     parts = [part for part in BUILDERS if part in bundle.parts or part == 'denoiser']
     try:
-        with atomic_folder(path, own=EXPORT_FILES) as folder:
+        with atomic_folder(path, EXPORT_FILES, 'graphs.json') as folder:
             for done, part in enumerate(parts):
                 on_progress('export', done, len(parts))
                 graph = BUILDERS[part](bundle)

@@ -73,6 +73,7 @@ PromptGuidance = Annotated[float, Range(1, 20), Slider("Text guidance", 1, 3, .1
 Temperature = Annotated[float, Range(0, 10), Slider("Temperature", .1, 1.5, .05)]
 TopP = Annotated[float, Range(0, 1, open='low'), Slider("Top p", .9, 1, .01)]
 Takes = Annotated[int, Range(1, 16), Slider("Takes", 1, 8, 1)]
+Speed = Annotated[float, Range(0.5, 2), Slider("Speed", .5, 2, .05)]
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ VOCODERS = ('mbd', 'codec')
 
 PER_TEXT = (
     *('voice', 'seed', 'guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature', 'takes'),
-    *('language', 'accent'),
+    *('speed', 'language', 'accent'),
 )
 TEXT_OPTIONS = ('spoken', 'language', 'lexicon', 'emoji', 'strict')  # how written text becomes words
 
@@ -147,6 +148,8 @@ class SpeechOptions(TypedSettings):
     takes: Takes | None = None  # versions sampled of each segment, of which the best is kept; more are slower
     vocoder: Literal[VOCODERS] | None = None  # codec (the codec's decoder) or mbd (multi-band diffusion; not in nano)
     steps: PositiveInt | None = None  # steps of multi-band diffusion; fewer are faster and less faithful
+    speed: Speed = 1.  # how fast to speak, at the same pitch; above 1 is faster, pauses included
+    words: Annotated[bool, NO_FLAG] = False  # note when each word is said, in `Audio.words`
     denoise: bool = True  # denoise with DeepFilterNet3, at 48 kHz instead of the codec's rate
     constrain: Annotated[bool, NO_FLAG] | None = None  # draw only tokens of the codebook whose turn it is
     spoken: Annotated[bool, NO_FLAG] | None = None  # say numbers, abbreviations and symbols in words; no: as written
@@ -198,7 +201,7 @@ def sliders() -> dict[str, Slider]:
     "Return the slider of each field of `SpeechOptions` that has one."
     found = {}
     for name, hint in get_type_hints(SpeechOptions, include_extras=True).items():
-        notes = getattr(get_args(hint)[0], '__metadata__', ()) if get_args(hint) else ()
+        notes = [note for one in (hint, *get_args(hint)) for note in getattr(one, '__metadata__', ())]
         found |= {name: note for note in notes if isinstance(note, Slider)}
     return found
 

@@ -8,23 +8,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from ..audio.sound import Word
+from ..audio.tempo import TempoStream, change_tempo
 from ..bundle.load import Bundle
 from ..core.errors import MetaVoiceError
 from ..models.codec import Codec
+from ..models.phone_track import codec_phone_book
 from .assembly import Assembler, make_assembler
-from .codes import generate_fine_codes, timed, vocode
+from .codes import decodes_at_speed, generate_fine_codes, time_words, timed, vocode
 from .options import SpeechOptions
 from .segments import Segment
 from .sources import generate_codes, token_counter
 
 # %% auto #0
-__all__ = ['vocode_segments', 'receptive_field', 'codec_context', 'stream_segments', 'Rendered', 'render']
+__all__ = ['vocode_segments', 'receptive_field', 'codec_context', 'stream_segments', 'Rendered', 'WordClock', 'render']
 
 # %% ../../nbs/generate/10_render.ipynb #26acdb5b
 def vocode_segments(
@@ -52,12 +55,25 @@ def vocode_segments(
                 continue
             samples = None
             if segment.error is None:
-                with timed(timings, 'vocoder'):
-                    samples = vocode(source.bundle, segment, options.vocoder, report, options.steps)
+                samples = _finish_segment(source.bundle, segment, options, report, timings)
             else:
                 failed.add(segment.text_index)
             segment.codes = segment.decoded = None
             yield segment, samples
+
+
+def _finish_segment(bundle: Bundle, segment: Segment, options: SpeechOptions, report, timings: dict) -> Tensor:
+    "Return the samples of a segment at the speed of the options; sets `segment.times` if words are asked for."
+    own = decodes_at_speed(bundle, options.vocoder)
+    with timed(timings, 'vocoder'):
+        samples = vocode(bundle, segment, options.vocoder, report, options.steps, options.speed if own else 1.)
+    if options.words:
+        with timed(timings, 'words'):
+            segment.times = time_words(bundle, segment, samples) / options.speed
+    if options.speed != 1 and not own:
+        with timed(timings, 'speed'):
+            samples = change_tempo(samples, bundle.codec.sample_rate, options.speed)
+    return samples
 
 # %% ../../nbs/generate/10_render.ipynb #32fedf0c
 _contexts = WeakKeyDictionary()  # codec → its receptive field
@@ -92,9 +108,15 @@ def codec_context(
 class ChunkDecoder:
     "Turns the growing codes of a segment into chunks of sound."
 
-    def __init__(self, bundle: Bundle, segment: Segment):
-        self.bundle, self.segment = bundle, segment
+    def __init__(self, bundle: Bundle, segment: Segment, options: SpeechOptions | None = None):
+        self.bundle, self.segment, self.options = bundle, segment, options or SpeechOptions()
         self.before, self.after = codec_context(bundle.codec)
+        self.speed, self.tempo = self.options.speed, None  # of the decoder; changes the tempo of its sound
+        if self.speed != 1 and not decodes_at_speed(bundle, 'codec'):
+            self.speed, self.tempo = 1., TempoStream(bundle.codec.sample_rate, self.speed)
+        if self.speed != 1:
+            self.before = math.inf
+        self.vocoded = []  # samples at speed 1 for the times of the words, where the codes don't tell them
         self.codes = torch.zeros(bundle.codec.n_codebooks, 0, dtype=torch.long)  # whose audio was returned
         self.tail = torch.zeros(0)  # (time,) the last samples of the previous chunk, held back
         self.start = 0  # index of the first sample of `tail`
@@ -112,18 +134,45 @@ class ChunkDecoder:
             codes = torch.cat([self.codes, fine[:, done:]], 1)
         with timed(timings, 'vocoder'):
             left = max(0, done - 1 - self.before)  # one frame more, for the cross-fade
-            samples, hop = self._decode(codes[None, :, left:]), self.bundle.codec.hop
-            new, ahead = samples[self.start-left*hop:(ready-left)*hop].clone(), samples[(ready-left)*hop:]
+            samples, at = self._decode(codes[None, :, left:]), left * self.bundle.codec.hop
+            until = at + len(samples) if ended else self._final_samples(ready)
+            new, ahead = samples[self.start-at:until-at].clone(), samples[until-at:]
             overlap = len(self.tail)
             new[:overlap] += (self.tail - new[:overlap]) * torch.linspace(1, 0, overlap)
             keep = 0 if ended else round(.01 * self.bundle.codec.sample_rate)
             begins, end = self.start == 0, len(new) - keep
-            self.codes, self.tail, self.start = codes[:, :ready], new[end:], ready * hop - keep
-        return new[:end], torch.cat([self.tail, ahead]), begins
+            self.codes, self.tail, self.start = codes[:, :ready], new[end:], until - keep
+        return self._finish(new[:end], ended, timings), torch.cat([self.tail, ahead]), begins
 
     @torch.inference_mode()
     def _decode(self, codes: Tensor) -> Tensor:
-        return self.bundle.codec.decode(codes.to(self.bundle.device))[0].float().cpu()
+        codec, codes = self.bundle.codec, codes.to(self.bundle.device)
+        samples = codec.decode(codes) if self.speed == 1 else codec.decode(codes, self.speed)
+        return samples[0].float().cpu()
+
+    def _final_samples(self, frames: int) -> int:
+        "Return how many samples the given frames decide; interpolation for a speed reads one more part."
+        codec = self.bundle.codec
+        if self.speed == 1:
+            return frames * codec.hop
+        parts = frames * codec.hop // codec.synthesis_hop
+        return max(0, math.floor((parts - 1) / self.speed)) * codec.synthesis_hop
+
+    def _finish(self, samples: Tensor, ended: bool, timings: dict) -> Tensor:
+        "Set the times of the words at the end of the segment; return the samples at the speed of the options."
+        if self.options.words:
+            if codec_phone_book(self.bundle.codec) is None:
+                self.vocoded.append(samples)
+            if ended:
+                with timed(timings, 'words'):
+                    self.segment.codes = self.codes
+                    heard = torch.cat(self.vocoded) if self.vocoded else None
+                    self.segment.times = time_words(self.bundle, self.segment, heard) / self.options.speed
+                    self.segment.codes = None
+        if self.tempo is None:
+            return samples
+        with timed(timings, 'speed'):
+            return self.tempo.process(samples, ended)
 
 # %% ../../nbs/generate/10_render.ipynb #a63cc931
 def stream_segments(
@@ -131,6 +180,7 @@ def stream_segments(
     source,  # a `LocalSource`, or an object with its methods
     chunk: float,  # seconds of sound
     *,
+    options: SpeechOptions | None = None,  # resolved; `speed` and `words` are used
     on_progress=None,  # called with (stage, done, of)
     timings: dict | None = None,  # seconds by stage and 'tokens' are added
 ) -> Iterator[tuple[Segment, Tensor, Tensor, bool, bool]]:
@@ -138,12 +188,12 @@ def stream_segments(
 
     Raises `MetaVoiceError` for a segment without sound."""
     timings, on_progress = {} if timings is None else timings, on_progress or (lambda *progress: None)
-    codec = source.bundle.codec
-    every = max(1, round(chunk * codec.sample_rate / codec.hop))
+    codec, options = source.bundle.codec, options or SpeechOptions()
+    every = max(1, round(chunk * options.speed * codec.sample_rate / codec.hop))
     first = every + codec_context(codec)[1]
     with closing(source.stream(segments, first, every, token_counter(timings, on_progress))) as streams:
         for segment, parts in zip(segments, streams):
-            decoder, ended = ChunkDecoder(source.bundle, segment), False
+            decoder, ended = ChunkDecoder(source.bundle, segment, options), False
             with closing(parts):
                 while not ended:
                     with timed(timings, 'first stage'):
@@ -160,6 +210,39 @@ class Rendered:
     ends: bool = True  # the last part of its segment
     vocoded: Tensor | None = None  # (time,) of a whole segment before assembly, at the codec's rate
     error: MetaVoiceError | None = None  # why the segment has no sound
+    words: list[Word] = field(default_factory=list)  # of a segment that ends, if words are asked for
+
+
+class WordClock:
+    "Counts the samples of the text to give the words of its segments their times."
+
+    def __init__(
+        self,
+        sample_rate: int,  # Hz, of the samples before the assembler
+        start: float = 0.,  # seconds of the text before the first segment
+    ):
+        self.sample_rate, self.at, self.begin = sample_rate, start, start  # seconds; where the segment begins
+
+    def add(
+        self,
+        segment: Segment,
+        samples: Tensor,  # (time,) the next part of it
+        begins: bool,
+        ends: bool,
+    ) -> list[Word]:
+        "Return the words of a segment at its end; none without `times`."
+        if begins:
+            self.at = 0. if segment.number == 0 else self.at
+            self.begin = self.at
+        self.at += len(samples) / self.sample_rate
+        if not ends:
+            return []
+        self.at += round(segment.pause * self.sample_rate) / self.sample_rate
+        if segment.times is None or segment.words is None:
+            return []
+        times = (self.begin + segment.times).tolist()
+        named = [(text, *time) for (text, _), time in zip(segment.words, times) if text]
+        return [Word(text, round(begin, 4), round(end, 4)) for text, begin, end in named]
 
 
 def render(
@@ -170,6 +253,7 @@ def render(
     chunk: float | None = None,  # seconds of sound in a part, with the codec as vocoder; None for whole segments
     assembler: Assembler | None = None,  # at the bundle's loudness, denoised as the options say, if None
     finished: Sequence[Tensor] = (),  # vocoded samples of the first segments, from an earlier run
+    start: float = 0.,  # seconds of the text before the first segment, for the times of words
     on_progress=None,  # called with (stage, done, of)
     timings: dict | None = None,  # seconds by stage and 'tokens' are added
     raise_errors: bool = True,  # False: a whole segment without sound is yielded with its error, and ends its text
@@ -177,6 +261,7 @@ def render(
     "Yield the audio of segments in order; raises `MetaVoiceError` for a segment without sound. Close it to stop early."
     timings, on_progress = {} if timings is None else timings, on_progress or (lambda *progress: None)
     assembler, done = assembler or make_assembler(source.bundle, options.denoise), 0
+    clock = WordClock(source.bundle.codec.sample_rate, start)
     parts = _parts(segments, options, source, chunk, finished, on_progress, timings, raise_errors)
     with closing(parts):
         for segment, samples, *place in parts:
@@ -186,11 +271,12 @@ def render(
                 continue
             with timed(timings, assembler.stage):
                 sound = assembler.add(segment, samples, *place)
-            ends = place[-1]
+            _, begins, ends = place
             if ends:
                 done += 1
                 on_progress(assembler.stage, done, len(segments))
-            yield Rendered(segment, sound, ends, samples if chunk is None else None)
+            words = clock.add(segment, samples, begins, ends)
+            yield Rendered(segment, sound, ends, samples if chunk is None else None, words=words)
 
 
 def _parts(segments, options, source, chunk, finished, on_progress, timings, raise_errors) -> Iterator[tuple]:
@@ -199,7 +285,7 @@ def _parts(segments, options, source, chunk, finished, on_progress, timings, rai
         yield segment, samples, None, True, True
     rest, watching = segments[len(finished):], dict(on_progress=on_progress, timings=timings)
     if chunk is not None:
-        yield from stream_segments(rest, source, chunk, **watching)
+        yield from stream_segments(rest, source, chunk, options=options, **watching)
         return
     with closing(vocode_segments(rest, options, source, raise_errors=raise_errors, **watching)) as vocoded:
         for segment, samples in vocoded:

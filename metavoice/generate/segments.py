@@ -21,7 +21,8 @@ from .options import derive_seed
 from .voice import Voice
 from ..text.duration import expected_seconds
 from ..text.split import split_text, split_with_pauses
-from ..text.spoken import PreparedText, TextOptions, prepare_text
+from ..text.spoken import PreparedText, TextOptions, prepare_text, say_block
+from ..text.written import match_written, said_words, word_key
 
 # %% auto #0
 __all__ = ['UNMARKED_END', 'logger', 'MAX_NAMED', 'SEGMENTS_PER_SECTION', 'Segment', 'split_prepared', 'encode_segment',
@@ -47,6 +48,8 @@ class Segment:
     is_take: bool = False  # one of several takes; only the kept one is reported
     accent: str = 'american'  # in which the text is encoded
     parts: list[tuple[list[int], int]] = field(default_factory=list)  # (ids, frames) of each if it was split again
+    words: list[tuple[str, int]] | None = None  # as written, each with its number of spoken words; None: unasked
+    times: Tensor | None = None  # (words, 2) seconds from the beginning of the segment
 
     def generator(self, stage: str, *part: int) -> torch.Generator:
         "Return the random generator of one stage, or of a part of the segment in it."
@@ -174,16 +177,58 @@ def make_segments(
     voices: list[Voice],  # one for each text
     seeds: list[int],  # one for each text
     accent: str | None = None,  # of all texts; each voice's own if None
+    speed: float = 1.,  # pauses are divided by it
+    words: TextOptions | None = None,  # note the written words; how they were said
 ) -> list[Segment]:  # in the order of the texts
     "Split texts into segments; raises `TextError`."
     segments = []
     for index, (text, voice, seed) in enumerate(zip(prepare_texts(bundle, texts), voices, seeds, strict=True)):
         warn_left_out(text.left_out)
         said = accent or voice.accent
-        parts = split_prepared(bundle, text, said)
+        parts, begin = split_prepared(bundle, text, said), len(segments)
         for n, (part, pause) in enumerate(parts):
             section_end = (n + 1) % SEGMENTS_PER_SECTION == 0 or n + 1 == len(parts)
             ids = encode_segment(bundle, part, said)
-            place = dict(text_index=index, number=n, pause=pause, section_end=section_end, accent=said)
+            place = dict(text_index=index, number=n, pause=pause / speed, section_end=section_end, accent=said)
             segments.append(Segment(part, ids, derive_seed(seed, n), voice, **place))
+        if words is not None:
+            note_words(segments[begin:], text, words)
     return segments
+
+# %% ../../nbs/generate/06_segments.ipynb #b4ca5f42
+def written_blocks(
+    text: PreparedText,
+    options: TextOptions,  # how it was said
+) -> list[tuple[str, int]]:  # (written word, letters and digits that are said for it)
+    "Return the written words of a text."
+    found = []
+    for block, written in zip(text.blocks, text.written or [block.text for block in text.blocks]):
+        sizes = [len(word_key(word)) for word in said_words(block.text)]
+
+        def say(word):
+            return say_block(word, options) if options.spoken else word
+
+        for word, count in match_written(written, block.text, say):
+            found.append((word, sum(sizes[:count])))
+            sizes = sizes[count:]
+    return found
+
+
+def note_words(
+    segments: list[Segment],  # of one text
+    text: PreparedText,
+    options: TextOptions,  # how it was said
+):
+    "Set `words` of the segments."
+    waiting, left, current = iter(written_blocks(text, options)), 0, ''
+    for segment in segments:
+        segment.words = []
+        for word in said_words(segment.text):
+            fresh = left <= 0
+            while left <= 0 and (following := next(waiting, None)) is not None:
+                current, left = following
+            if fresh or not segment.words:
+                segment.words.append((current if fresh else '', 0))
+            shown, count = segment.words[-1]
+            segment.words[-1] = (shown, count + 1)
+            left -= len(word_key(word))

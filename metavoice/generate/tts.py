@@ -18,13 +18,14 @@ from fastcore.meta import delegates
 
 from ..audio.reference import REFERENCE_VERSION, check_reference
 from ..audio.sound import Audio, load_audio
+from ..audio.tempo import import_av
 from ..bundle.load import Bundle, load_bundle
 from ..bundle.memory import pick_batch_size
 from ..bundle.voice import Voice, blend_voices
 from ..core.errors import OptionError, TextError
 from ..core.files import content_key
 from .assembly import make_assembler
-from .codes import timed
+from .codes import decodes_at_speed, default_aligner, timed
 from .engine import is_static
 from .options import SpeechOptions, check_seed, diffusion_options
 from .render import render
@@ -39,6 +40,7 @@ from metavoice.generate.voice import (
     speech_origin,
 )
 from ..models.denoiser_graph import load_denoiser_network
+from ..models.phone_track import codec_phone_book
 
 # %% auto #0
 __all__ = ['MAX_CACHED_EMBEDDINGS', 'FETCHED_SECONDS', 'logger', 'TTS']
@@ -149,8 +151,10 @@ def segments(
     voices = one_per_text(voice, len(texts), 'voices')
     seeds = [check_seed(s) for s in one_per_text(seed, len(texts), 'seeds')]
     options = (options or SpeechOptions()).resolve(self.bundle)
-    prepared = prepare_texts(self.bundle, texts, options.text_options())
-    return make_segments(self.bundle, prepared, [self.voice(v) for v in voices], seeds, options.accent)
+    how = options.text_options()
+    prepared, voices = prepare_texts(self.bundle, texts, how), [self.voice(v) for v in voices]
+    words = how if options.words else None
+    return make_segments(self.bundle, prepared, voices, seeds, options.accent, options.speed, words)
 
 # %% ../../nbs/generate/11_tts.ipynb #e238f038
 @patch
@@ -170,6 +174,10 @@ def load_parts(
         self.bundle.mbd.check_steps(**diffusion_options(self.bundle, options.steps))
     if options.denoise:
         load_denoiser_network(self.bundle.denoiser_engine)
+    if options.speed != 1 and not decodes_at_speed(self.bundle, options.vocoder):
+        import_av()
+    if options.words and codec_phone_book(self.bundle.codec) is None:
+        default_aligner().listener
 
 
 @patch
@@ -231,13 +239,17 @@ def synthesise(
         raise TextError(f"the text has to be a string or a list of them, not {type(text).__name__}")
     texts = [text] if isinstance(text, str) else list(text)
     segments, resolved = self.prepare(texts, SpeechOptions(**kwargs), voice, seed, timings)
-    assembler, parts = make_assembler(self.bundle, resolved.denoise), [[] for _ in texts]
+    assembler, parts, words = make_assembler(self.bundle, resolved.denoise), [[] for _ in texts], [[] for _ in texts]
     origins = {s.text_index: speech_origin(self.bundle, s.voice) for s in segments}
     source = LocalSource(self.bundle, resolved, batch_size, on_progress)
     rendered = render(segments, resolved, source, assembler=assembler, on_progress=on_progress, timings=timings)
     for part in rendered:
         parts[part.segment.text_index].append(part.samples)
-    audios = [Audio(torch.cat(p), assembler.sample_rate, origins[n]) for n, p in enumerate(parts)]
+        words[part.segment.text_index] += part.words
+    audios = []
+    for n, samples in enumerate(parts):
+        own = words[n] if resolved.words else None
+        audios.append(Audio(torch.cat(samples), assembler.sample_rate, origins[n], own))
     return audios[0] if isinstance(text, str) else audios
 
 # %% ../../nbs/generate/11_tts.ipynb #8fb0c4f5
@@ -276,9 +288,13 @@ def stream(
 def _stream(bundle: Bundle, segments: list[Segment], options: SpeechOptions, **how) -> Iterator[Audio]:
     assembler, source = make_assembler(bundle, options.denoise), LocalSource(bundle, options, 1, streaming=True)
     with closing(render(segments, options, source, assembler=assembler, **how)) as parts:
+        words = []
         for part in parts:
+            words += part.words
             if len(part.samples):
-                yield Audio(part.samples, assembler.sample_rate, speech_origin(bundle, part.segment.voice))
+                origin = speech_origin(bundle, part.segment.voice)
+                yield Audio(part.samples, assembler.sample_rate, origin, words if options.words else None)
+                words = []
 
 # %% ../../nbs/generate/11_tts.ipynb #28b4aa72
 @patch

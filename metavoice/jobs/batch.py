@@ -55,7 +55,7 @@ COLUMNS = ('text', 'id', *PER_TEXT)
 class BatchRow:
     "A text to speak into a file."
     id: str  # becomes the name of its file
-    text: str
+    text: str | list  # or the blocks of a document
     options: SpeechOptions | None = None  # resolved, with a `Voice` and a seed, once the row has been checked
     cells: dict = field(default_factory=dict)  # the options as the table has them
     prepared: PreparedText | None = None  # the text in words, once the row has been checked
@@ -181,6 +181,7 @@ def speak_rows(
     tts: TTS,
     rows: list[BatchRow],  # with their options
     batch_size: int | None = None,  # takes side by side; as many as fit into the free memory if None
+    on_progress: Callable | None = None,  # called with ('compiling', done, of) if the steps are compiled
 ) -> Iterator[tuple[BatchRow, Tensor | MetaVoiceError, bool]]:
     "Yield (row, samples (time,) int16 or error, whether the row ends), rows with equal options one after the other."
     for options, group in group_rows(rows).items():
@@ -195,7 +196,7 @@ def speak_rows(
                 part.text_index = len(spoken)
             spoken.append((row, len(parts)))
             segments += parts
-        source = LocalSource(tts.bundle, options, batch_size)
+        source = LocalSource(tts.bundle, options, batch_size, on_progress)
         with closing(render(segments, options, source, raise_errors=False)) as rendered:
             for part in rendered:
                 row, count = spoken[part.segment.text_index]
@@ -315,7 +316,7 @@ def prepare_rows(
             continue
         good.append(row)
         own, how = row.options.voice, repr((replace(row.options, voice=None), format))
-        keys[row.id] = content_key(model, __version__, row.text, own.embedding.numpy().tobytes(), own.accent, how)
+        keys[row.id] = content_key(model, __version__, str(row.text), own.embedding.numpy().tobytes(), own.accent, how)
     return good, keys, bad
 
 
@@ -423,7 +424,7 @@ def run_batch(
     seed: int = 0,  # rows without a seed derive theirs from it and their id
     batch_size: int | None = None,  # takes side by side; as many as fit into the free memory if None
     speak: Callable | None = None,  # called with rows and batch_size, yields as `speak_rows`, which is used if None
-    on_progress: Callable | None = None,  # called with ('rows', done, of)
+    on_progress: Callable | None = None,  # called with ('rows', done, of), and ('compiling', done, of) between
     **kwargs,  # other fields of `SpeechOptions`, for the cells that are empty
 ) -> dict:  # rows, spoken (now), skipped (done before), failed (results), duration of sound, seconds it took, rtf
     "Speak a table into a folder, or the rest of it; raises `OptionError` and `OutputError`, but for no single row."
@@ -444,18 +445,17 @@ def run_batch(
         for row_id, error in bad.items():
             writer.fail(row_id, error)
         left = [row for row in good if row.id not in writer.before]
-        with closing(speak(left, batch_size) if speak else speak_in_blocks(tts, left, batch_size)) as events:
+        spoken = speak(left, batch_size) if speak else speak_in_blocks(tts, left, batch_size, on_progress)
+        with closing(spoken) as events:
             for row, samples, ends in events:
                 writer.write(row, row_chunks(samples, ends, events))
         return writer.summary()
 
 
 def speak_in_blocks(
-    tts: TTS,
-    rows: list[BatchRow],
-    batch_size: int,
+    tts: TTS, rows: list[BatchRow], batch_size: int | None, on_progress: Callable | None = None
 ) -> Iterator[tuple]:
     "Yield what `speak_rows` does, for a bounded number of rows at a time, those with equal options together."
     ordered = [row for group in group_rows(rows).values() for row in group]
     for i in range(0, len(ordered), ROWS_AT_A_TIME):
-        yield from speak_rows(tts, ordered[i:i+ROWS_AT_A_TIME], batch_size)
+        yield from speak_rows(tts, ordered[i:i+ROWS_AT_A_TIME], batch_size, on_progress)

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..audio.sound import Audio, load_audio
 from ..bundle.write import atomic_folder
 from ..core.errors import AudioError, OptionError, OutputError, TextError
-from ..core.files import atomic_write
+from ..core.files import atomic_write, read_limited
 from ..core.tables import parse_delimited, read_text
 from .recognise import normalise_words
 
@@ -111,7 +111,7 @@ def read_texts(
 ) -> list[str]:
     "Return the sentences of a UTF-8 file; raises `TextError`."
     try:
-        lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
+        lines = read_limited(path).decode('utf-8-sig').splitlines()
     except UnicodeDecodeError as e:
         raise TextError(f"can't read the texts {path}: it isn't UTF-8, for instance byte {e.start}") from None
     except OSError as e:

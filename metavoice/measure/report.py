@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from ..core.files import atomic_write
+from ..core.files import atomic_write, file_mark
 from ..core.tables import format_json
 from .quality import bootstrap_estimate
 from .recognise import count_word_errors, import_extra, normalise_words
@@ -23,8 +23,8 @@ from .recognise import count_word_errors, import_extra, normalise_words
 # %% auto #0
 __all__ = ['DURATION_RATIO_RANGE', 'METRIC_COLUMNS', 'ClipResult', 'make_clip_result', 'metric_terms', 'wer_std',
            'estimate_ratios', 'summarise_clips', 'is_missed', 'summarise_short', 'Evaluation', 'save_evaluation',
-           'MetricColumn', 'list_columns', 'format_estimate', 'align_columns', 'metric_table', 'pluralise',
-           'format_setting', 'make_axes', 'plot_estimates', 'grid_table', 'plot_grid']
+           'save_figure', 'MetricColumn', 'list_columns', 'format_estimate', 'align_columns', 'metric_table',
+           'pluralise', 'format_setting', 'make_axes', 'plot_estimates', 'grid_table', 'plot_grid']
 
 # %% ../../nbs/measure/03_report.ipynb #fde45cc9
 @dataclass
@@ -178,8 +178,20 @@ def save_evaluation(
     "Write JSON atomically; raises `OutputError`."
     content = dict(grid=[o.to_dict() for o in found]) if isinstance(found, list) else found.to_dict()
     with atomic_write(path) as temporary:
-        temporary.write_text(format_json(content, 1) + '\n', encoding='utf-8')
+        temporary.write_text(format_json(dict(generator=file_mark()) | content, 1) + '\n', encoding='utf-8')
     return Path(path)
+
+
+def save_figure(
+    figure,  # of matplotlib
+    path: str | Path,  # .png, .svg or .pdf; png for another ending
+):
+    "Write a figure atomically, with the mark of this package; raises `OutputError`."
+    kind = Path(path).suffix[1:].lower()
+    kind = kind if kind in ('svg', 'pdf') else 'png'
+    with atomic_write(path) as temporary:
+        about = {'Software' if kind == 'png' else 'Creator': file_mark()}
+        figure.savefig(temporary, dpi=160, format=kind, metadata=about)
 
 # %% ../../nbs/measure/03_report.ipynb #64bcaf13
 class MetricColumn(NamedTuple):

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from ..core.files import file_mark
 from ..core.tables import format_json
 from ..core.timing import best_time
 
@@ -77,7 +78,7 @@ def results_to_json(
         torch=torch.__version__,
     )
     figures = [asdict(o) | dict(reached=o.reached) for o in results]
-    return format_json(dict(machine=machine, figures=figures), 1)
+    return format_json(dict(generator=file_mark(), machine=machine, figures=figures), 1)
 
 # %% ../../nbs/measure/08_results.ipynb #bc31b51c
 def memory_bandwidth(

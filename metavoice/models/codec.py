@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.bounds import Rate, Share, Width, check_fields, check_header, check_list, read_json
+from ..core.bounds import Rate, Share, Width, check_fields, check_list, open_tensors, read_json
 from ..core.errors import BundleError, OptionError, show
 from ..core.layout import TokenLayout
 from ..core.settings import Range
@@ -99,7 +99,6 @@ class EnCodecShape:
 
 def read_encodec_config(folder: str | Path):
     "Return a `transformers.EncodecConfig` from a folder. Raises `BundleError`, `OSError`, `ValueError`."
-    from safetensors import safe_open
     from transformers import EncodecConfig, EncodecModel
 
     found, path = read_json(Path(folder) / 'config.json'), Path(folder) / 'model.safetensors'
@@ -109,8 +108,7 @@ def read_encodec_config(folder: str | Path):
     config = EncodecConfig(**asdict(EnCodecShape(**{k: v for k, v in found.items() if k in known})))
     with init_empty_weights():
         wanted = sum(p.numel() for p in EncodecModel(config).parameters())
-    check_header(path)
-    with safe_open(path, 'pt') as file:
+    with open_tensors(path) as file:
         held = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
     if wanted > held:
         raise BundleError(f"config.json describes {wanted} parameters, and model.safetensors has {held}")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import metavoice
+from ..core.bounds import load_tensors
 from ..core.errors import BundleError
 
 # %% auto #0
@@ -400,13 +401,10 @@ DF_WEIGHTS_PATH = Path(metavoice.__file__).parent / 'deepfilternet3.safetensors'
 @lru_cache(1)
 def load_deepfilternet() -> DeepFilterNet:
     "Return the network with its released weights. Raises `BundleError` if the file is missing or broken."
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     network = DeepFilterNet()
     try:
-        network.load_state_dict(load_file(DF_WEIGHTS_PATH))
-    except (OSError, RuntimeError, SafetensorError) as e:
+        network.load_state_dict(load_tensors(DF_WEIGHTS_PATH))
+    except (OSError, RuntimeError, BundleError) as e:
         raise BundleError(
             f"the denoiser's weights can't be read from {DF_WEIGHTS_PATH} ({e}); "
             "reinstall metavoice, or disable denoising"

@@ -214,6 +214,17 @@ def framed_stft(
     window = torch.hann_window(n_fft, device=x.device) / (0.375 * n_fft) ** 0.5
     return torch.fft.rfft(F.pad(x, (left, n_fft - hop - left)).unfold(1, n_fft, hop) * window).transpose(1, 2)
 
+# %% ../../nbs/models/07_nano_codec.ipynb #fc963a34
+def stretch_parts(
+    x: Tensor,  # (…, parts)
+    speed: float,  # above 1 is faster
+) -> Tensor:  # (…, parts / speed), at least one
+    "Interpolate linearly over time; the result at a place doesn't depend on parts that are appended."
+    parts = x.shape[-1]
+    places = ((torch.arange(max(1, round(parts / speed)), device=x.device) + 0.5) * speed - 0.5).clamp(0, parts - 1)
+    left = places.floor().long()
+    return torch.lerp(x[..., left], x[..., (left + 1).clamp(max=parts - 1)], (places - left).to(x.dtype))
+
 # %% ../../nbs/models/07_nano_codec.ipynb #69504f3d
 class NanoCodec(nn.Module):
     "A codec on mel frames with a source–filter decoder; implements `Codec`."
@@ -341,9 +352,11 @@ class NanoCodec(nn.Module):
     def synthesise(
         self,
         latent: Tensor,  # (batch, latent_dim, frames)
-    ) -> Tensor:  # (batch, frames·hop)
+        speed: float = 1.0,  # above 1 is faster, at the same pitch
+    ) -> Tensor:  # (batch, frames·hop), at another speed about that by `speed`
         "Return the samples of a latent. Appended frames change only samples within the decoder's receptive field."
-        return self.vocode(*self.predict_filters(latent))
+        parts = self.predict_filters(latent)
+        return self.vocode(*(parts if speed == 1 else [stretch_parts(x, speed) for x in parts]))
 
     def encode(self, samples: Tensor, phones: Tensor | None = None) -> Tensor:
         return self.quantise(self.encode_latent(samples), phones)
@@ -351,8 +364,8 @@ class NanoCodec(nn.Module):
     def latent(self, codes: Tensor) -> Tensor:
         return self.quantiser.decode(check_codes(codes, self))
 
-    def decode(self, codes: Tensor) -> Tensor:
-        return self.synthesise(self.latent(codes))
+    def decode(self, codes: Tensor, speed: float = 1.0) -> Tensor:
+        return self.synthesise(self.latent(codes), speed)
 
 # %% ../../nbs/models/07_nano_codec.ipynb #5e315ab4
 @patch

@@ -320,20 +320,18 @@ async def speech(self: SpeechAPI, request: Request, body: SpeechRequest):
     "Speak a text. The audio is sent while it is generated."
     self.check_ready()
     self.check_model(body.model)
-    if body.speed != 1:
-        raise APIError(
-            400, f"speed is {body.speed!r}; use 1, because time stretching degrades the audio", 'option', 'speed'
-        )
+    sse, words = body.stream_format == 'sse', bool(body.timestamp_granularities)
+    if words and not sse:
+        message = 'timestamp_granularities needs a place for the times; add "stream_format": "sse"'
+        raise APIError(400, message, 'option', 'timestamp_granularities')
     text = self.check_text(body.input)
     key = body.voice.id if isinstance(body.voice, VoiceReference) else body.voice
     voice = await self.run_in_reader(self.catalogue.find, key)
     asked = {name: getattr(body, name) for name in (*SAMPLING_FIELDS, *TEXT_FIELDS)}
     if body.lang_code and asked['accent'] is None and self.tts.bundle.tokeniser.accents:
         asked['accent'] = LANGUAGE_CODES[body.lang_code]
-    options = self.make_options(**asked)
-    return await self.start_speech(
-        request, text, voice, options, body.response_format, body.seed, sse=body.stream_format == 'sse'
-    )
+    options = self.make_options(words=words or None, **asked)
+    return await self.start_speech(request, text, voice, options, body.response_format, body.seed, sse=sse)
 
 # %% ../../nbs/serve/12_api.ipynb #7627b0c5
 FormText = Annotated[str, Form(description="What to say.", min_length=1)]

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from ..core.devices import DTYPES
 from ..core.errors import OptionError
+from ..core.files import read_limited
 from ..core.settings import NO_FLAG, Range, Settings
 
 # %% auto #0
@@ -25,7 +26,7 @@ def read_api_keys(
 ) -> tuple:
     "Return the API keys in a file; raises `OptionError` if it can't be read or has none."
     try:
-        keys = Path(path).read_text(encoding='utf-8').split()
+        keys = read_limited(path, 1 << 20).decode('utf-8').split()
     except (OSError, UnicodeDecodeError) as e:
         reason = getattr(e, 'strerror', None) or 'it is not UTF-8 text'
         raise OptionError(f"can't read the API keys in {path}: {reason}") from None

@@ -77,7 +77,7 @@ class SpeechJob:
 @patch
 def put(
     self: SpeechJob,
-    item,  # bytes or samples; None at the end; an exception in place of more
+    item,  # bytes or samples; words with their times; None at the end; an exception in place of more
     seconds: float = 0.0,  # of sound in it
 ):
     "Add an item to the queue; blocks while more than `max_buffered` seconds wait there."

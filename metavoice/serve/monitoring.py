@@ -17,6 +17,8 @@ from pathlib import Path
 
 import prometheus_client as prometheus
 
+from ..core.errors import printable
+
 # %% auto #0
 __all__ = ['logger', 'JSONFormatter', 'log_event', 'configure_logging', 'capture_stderr', 'log_uncaught', 'Metrics']
 
@@ -56,7 +58,7 @@ class JSONFormatter(logging.Formatter):
             line['error'] = kind.__name__ + (f': {reason}' if reason else '')
             frames = traceback.extract_tb(trace)[-8:]
             line['at'] = [f'{Path(frame.filename).name}:{frame.lineno} {frame.name}' for frame in frames]
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return printable(json.dumps(line, ensure_ascii=False, default=str))
 
 # %% ../../nbs/serve/08_monitoring.ipynb #0ef22722
 BURST, LINES_PER_SECOND = 20, 5  # of one message

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from fastapi.responses import Response
 from fastcore.basics import patch
 
+from ..audio.captions import word_json
 from .errors import APIError
 from .job import SpeechJob
 from .monitoring import Metrics
@@ -83,7 +84,7 @@ def make_waker(
 async def next_item(
     job: SpeechJob,
     ready: asyncio.Event,  # set by the job's `on_ready`
-) -> bytes | None:  # None at the end
+) -> bytes | list | None:  # sound; words; None at the end
     "Wait for the next item of a job; raises the error that ended it."
     while True:
         ready.clear()
@@ -109,6 +110,10 @@ async def parts(self: SpeechResponse):  # yields bytes
         data = await next_item(self.job, self.ready)
         if data is None:
             break
+        if isinstance(data, list):
+            if self.sse:
+                yield sse_event('speech.audio.words', words=[word_json(word) for word in data])
+            continue
         yield sse_event('speech.audio.delta', audio=base64.b64encode(data).decode()) if self.sse else data
     if self.sse:
         usage = dict(input_tokens=self.tokens, output_tokens=0, total_tokens=self.tokens)

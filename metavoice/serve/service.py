@@ -149,6 +149,8 @@ def _speak(self: SpeechService, job: SpeechJob):
         for part in parts:
             if len(part.samples):
                 self._deliver(job, Audio(part.samples, assembler.sample_rate))
+            if part.words:
+                job.put(part.words)
         rest = job.encoder.finish() if job.encoder else b''
         if rest:
             job.put(rest)

@@ -9,29 +9,46 @@ import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from ..core.errors import BundleError
+from ..core.bounds import Layers, Width, check_fields, load_tensors, open_tensors, parse_json
+from ..core.errors import BundleError, show
 from ..core.files import atomic_write
+from ..core.settings import Range
 from .phonemes import CONSONANTS, LENGTH_MARKS, STRESS_MARKS, VOWELS
 
 # %% auto #0
-__all__ = ['G2PConfig', 'GraphemeToPhoneme', 'tidy_stress', 'save_g2p', 'load_g2p', 'default_g2p']
+__all__ = ['G2PConfig', 'GraphemeToPhoneme', 'tidy_stress', 'save_g2p', 'check_exceptions', 'load_g2p', 'default_g2p']
 
 # %% ../../nbs/text/15_g2p.ipynb #0f90cfd3
 @dataclass(frozen=True)
 class G2PConfig:
-    "Shape of a grapheme-to-phoneme network."
+    "Shape of a grapheme-to-phoneme network; raises `BundleError` for a value out of range."
 
     letters: str = "abcdefghijklmnopqrstuvwxyz'-"
     symbols: str = VOWELS + CONSONANTS + STRESS_MARKS + LENGTH_MARKS[0]
     accents: tuple = ('american', 'british')
-    width: int = 96  # numbers of a letter
-    hidden: int = 208  # of the feed-forward network
-    blocks: int = 5
-    kernel: int = 7  # letters
-    slots: int = 2  # symbols of a letter, at most
+    width: Width = 96  # numbers of a letter
+    hidden: Width = 208  # of the feed-forward network
+    blocks: Layers = 5
+    kernel: Annotated[int, Range(1, 64)] = 7  # letters
+    slots: Annotated[int, Range(1, 8)] = 2  # symbols of a letter, at most
+
+    def __post_init__(self):
+        check_fields(self)
+        if not self.accents or not all(isinstance(accent, str) for accent in self.accents):
+            raise BundleError(f"accents is {show(self.accents)}; use names")
+
+    def shapes(self) -> dict:  # name → shape
+        "Return the shapes of the network's tensors."
+        width, hidden, classes = self.width, self.hidden, self.slots * (len(self.symbols) + 1)
+        found = {'letters.weight': (len(self.letters) + 1, width), 'accents.weight': (len(self.accents), width)}
+        block = {'gain': (width,), 'kernel': (self.kernel, width), 'up.weight': (hidden, width)}
+        block |= {'up.bias': (hidden,), 'down.weight': (width, hidden)}
+        found |= {f'blocks.{n}.{name}': shape for n in range(self.blocks) for name, shape in block.items()}
+        return found | {'gain': (width,), 'head.weight': (classes, width), 'head.bias': (classes,)}
 
 
 def _rms_norm(x, gain):
@@ -40,7 +57,7 @@ def _rms_norm(x, gain):
 
 
 class GraphemeToPhoneme:
-    "The pronunciation of words; raises `BundleError` if a tensor is missing."
+    "The pronunciation of words; raises `BundleError` if a tensor is missing or has another shape."
 
     def __init__(
         self,
@@ -50,9 +67,11 @@ class GraphemeToPhoneme:
     ):
         self.config, self.exceptions = config, exceptions or {}
         self.tensors = {name: np.asarray(array, np.float32) for name, array in tensors.items()}
-        needed = ('letters.weight', 'accents.weight', 'head.weight', f'blocks.{config.blocks - 1}.down.weight')
-        if missing := [name for name in needed if name not in self.tensors]:
-            raise BundleError(f"the grapheme-to-phoneme network lacks {missing[0]}")
+        for name, shape in config.shapes().items():
+            if name not in self.tensors:
+                raise BundleError(f"the grapheme-to-phoneme network lacks {name}")
+            if (found := self.tensors[name].shape) != shape:
+                raise BundleError(f"the grapheme-to-phoneme network's {name} has the shape {found}; expected {shape}")
 
     def logits(
         self,
@@ -127,20 +146,30 @@ def save_g2p(
         save_file({name: array.astype(np.float16) for name, array in g2p.tensors.items()}, t, about)
 
 
+def check_exceptions(config: G2PConfig, exceptions):
+    "Raise `BundleError` unless exceptions are words and phonemes by accent."
+    if not isinstance(exceptions, dict) or not exceptions.keys() <= {*config.accents}:
+        raise BundleError(f"its exceptions are {show(exceptions)}; use words by accent")
+    for words in exceptions.values():
+        if not isinstance(words, dict) or not all(isinstance(said, str) for said in words.values()):
+            raise BundleError(f"its exceptions are {show(words)}; use words and phonemes")
+
+
 def load_g2p(
     path: str | Path,  # .safetensors
 ) -> GraphemeToPhoneme:
     "Return a stored network; raises `BundleError` if it can't be read."
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, 'np') as f:
-            tensors, about = {name: f.get_tensor(name) for name in f.keys()}, f.metadata()
-        config = json.loads(about['config'])
+        with open_tensors(path, 'np') as f:
+            about = f.metadata() or {}
+        config = parse_json(about['config'])
         config['accents'] = tuple(config['accents'])
-        return GraphemeToPhoneme(G2PConfig(**config), tensors, json.loads(about['exceptions']))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
-        raise BundleError(f"can't read the grapheme-to-phoneme network {path}: {e}") from None
+        config, exceptions = G2PConfig(**config), parse_json(about['exceptions'])
+        check_exceptions(config, exceptions)
+        return GraphemeToPhoneme(config, load_tensors(path, 'np', config.shapes()), exceptions)
+    except (OSError, LookupError, TypeError, ValueError, BundleError) as e:
+        reason = str(e).removeprefix("can't read ").removeprefix(str(path)).lstrip(': ')
+        raise BundleError(f"can't read the grapheme-to-phoneme network {path}: {reason}") from None
 
 
 @lru_cache(1)

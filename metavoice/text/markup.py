@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..core.errors import TextError
 
@@ -27,6 +27,8 @@ class Block:
     text: str  # not empty, with single spaces
     kind: str = 'paragraph'  # paragraph, heading, item or line
     pause: float | None = None  # seconds of silence after it, if the text specifies them; None: by its kind
+    level: int = field(default=0, compare=False, repr=False)  # of a heading, 1 to 6
+    rule: bool = field(default=False, compare=False, repr=False)  # a horizontal rule follows
 
 # %% ../../nbs/text/10_markup.ipynb #87c2b184
 _SPECIAL = '*_~[]()<>!#|&=`\\-+:.'
@@ -104,7 +106,7 @@ def _replace_tag(match):
     if name in ('td', 'th'):
         return '|' if closes else ''
     if name[0] == 'h' and name[1:].isdigit():
-        return '\n\n' if closes else '\n\n# '
+        return '\n\n' if closes else f'\n\n{int(name[1:]) * "#"} '
     openings = {'br': '\n' + _NEW_LINE, 'li': '\n- ', 'tr': '\n|', 'hr': '\n\n---\n\n'}
     return openings.get(name, '\n\n') if name not in ('li', 'tr') or not closes else '\n'
 
@@ -333,10 +335,10 @@ class _Reader:
             self.blocks += map(Block, texts, kinds)
         self.lines, self.kind = [], 'paragraph'
 
-    def add(self, text, kind):
+    def add(self, text, kind, level=0):
         "Add a block of one line."
         self.flush()
-        self.blocks.append(Block(text, kind))
+        self.blocks.append(Block(text, kind, level=level))
 
     def may_begin_list(self, following):
         "Return whether a list can begin at this line, after the lines so far."
@@ -370,6 +372,7 @@ class _Reader:
         if is_title and (line[0] in '=-' or abs(len(line) - len(self.lines[0].strip())) < 4):
             self.kind = 'heading'
             self.flush()
+            self.blocks[-1] = replace(self.blocks[-1], level=1 if line[0] == '=' else 2)
         else:
             self.flush()
             self.blocks.append(Block('', 'rule', RULE_PAUSE))
@@ -408,7 +411,7 @@ class _Reader:
             self.underline(line)
         elif heading := _HEADING.match(line):
             title = _NUMBER.sub(r'\1, ', line[heading.end() :], count=1)
-            self.add(_HEADING_END.sub('', title), 'heading')
+            self.add(_HEADING_END.sub('', title), 'heading', len(heading[1]))
         elif _PAUSE.fullmatch(line):
             self.add(line, 'pause')
         elif self.begin_item(line, following):
@@ -432,11 +435,12 @@ def _finish(blocks, definitions):
         for block in _split_at_pauses(raw if text == raw.text else replace(raw, text=text)):
             text = ' '.join(unmask(resolve_references(block.text)).split())
             if text:
-                out.append(Block(text, block.kind, block.pause))
+                out.append(replace(block, text=text))
                 asked = block.pause is not None
             elif block.pause is not None and out:
                 if block.kind != 'rule' or not asked:
                     out[-1] = replace(out[-1], pause=block.pause + (out[-1].pause if asked else 0))
+                out[-1] = replace(out[-1], rule=out[-1].rule or block.kind == 'rule')
                 asked = asked or block.kind != 'rule'
                 if out[-1].pause > MAX_PAUSE:
                     raise TextError(

@@ -206,6 +206,7 @@ class PreparedText:
     blocks: list[Block]
     left_out: tuple[str, ...] = ()  # different characters that no rule knew, in order of appearance
     quoted: tuple[str, ...] | None = None  # the text of each block with double quotes; None: as in `blocks`
+    written: tuple[str, ...] | None = None  # each block as it was written, without markup; None: as in `blocks`
 
     @property
     def text(self) -> str:
@@ -225,14 +226,16 @@ def _unknown(text, character):
 
 
 def prepare_text(
-    text: str,  # plain, Markdown, or with leftover HTML
+    text: str | list[Block],  # plain, Markdown, or with leftover HTML; or the blocks of a document
     tokeniser: Tokeniser,
     options: TextOptions = TextOptions(),
 ) -> PreparedText:
     "Turn a text into blocks of words; raises `TextError` if nothing is left to say, or as `strict` asks."
-    blocks, quoted, left_out, known = [], [], {}, {}
+    blocks, quoted, written, left_out, known = [], [], [], {}, {}
     keep = '' if '"' in tokeniser.known else '"'
-    for block in read_blocks(text):
+    given = read_blocks(text) if isinstance(text, str) else text
+    text = text if isinstance(text, str) else '\n\n'.join(block.text for block in text)
+    for block in given:
         if block.text not in known:
             said = say_block(block.text, options) if options.spoken else block.text
             known[block.text] = tokeniser.fit(said, keep=keep)
@@ -242,6 +245,7 @@ def prepare_text(
         left_out.update(dict.fromkeys(unknown))
         if any(c.isalnum() for c in said):
             quoted.append(said)
+            written.append(block.text)
             blocks.append(replace(block, text=tokeniser.fit(said)[0] if '"' in said else said))
         elif blocks and block.pause is not None:
             blocks[-1] = replace(blocks[-1], pause=block.pause)
@@ -249,4 +253,4 @@ def prepare_text(
         raise TextError("the text is empty; give at least one word")
     if not blocks:
         raise TextError(f"there is nothing to say in {text.strip()[:40]!r}; give at least one letter or digit")
-    return PreparedText(blocks, tuple(left_out), tuple(quoted) if keep else None)
+    return PreparedText(blocks, tuple(left_out), tuple(quoted) if keep else None, tuple(written))

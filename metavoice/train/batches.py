@@ -145,12 +145,19 @@ class LengthBatches:
         self.max_batch, self.copies = max_batch or len(data), torch.tensor([u.copies for u in data])
 
     def state_dict(self) -> dict:
-        "Return the batches left in this pass over the data."
-        return dict(queue=self.queue)
+        "Return the batches left in this pass over the data, as tensors: a corpus has millions of utterances."
+        flat = [i for batch in self.queue for i in batch]
+        return dict(indices=torch.tensor(flat, dtype=torch.int64), sizes=torch.tensor([len(b) for b in self.queue]))
 
     def load_state_dict(self, state: dict):
-        "Continue a pass over the data."
-        self.queue = state['queue']
+        "Continue a pass over the data; raises `ValueError` for batches of other data."
+        if 'queue' in state:  # of an older run
+            queue = [[int(i) for i in batch] for batch in state['queue']]
+        else:
+            queue = [batch.tolist() for batch in state['indices'].long().split(state['sizes'].long().tolist())]
+        if not all(batch and 0 <= min(batch) and max(batch) < len(self.data) for batch in queue):
+            raise ValueError(f"its batches aren't of the {len(self.data)} utterances")
+        self.queue = queue
 
     def _shuffle(self):
         "Return a new pass over the data: lists of indices in random order."

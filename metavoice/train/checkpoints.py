@@ -5,18 +5,23 @@
 # %% ../../nbs/train/12_checkpoints.ipynb #e9df19f1
 from __future__ import annotations
 
-import json
+import copy
+import math
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import OptionError, OutputError
+from ..bundle.released import safe_torch_load
+from ..core.bounds import open_tensors, parse_json
+from ..core.errors import BundleError, MetaVoiceError, OptionError, OutputError, show
 from ..core.files import atomic_write
+from ..core.settings import read_config
 
 # %% auto #0
-__all__ = ['get_rng_state', 'fork_rng', 'read_best_weights', 'load_trained', 'truncate_log']
+__all__ = ['get_rng_state', 'fork_rng', 'read_state', 'read_best_weights', 'load_trained', 'truncate_log']
 
 # %% ../../nbs/train/12_checkpoints.ipynb #75dae8ca
 def get_rng_state() -> dict:  # cpu and, where CUDA is in use, cuda
@@ -50,19 +55,62 @@ def to_full_tensor(
     return x.full_tensor() if hasattr(x, 'full_tensor') else x
 
 # %% ../../nbs/train/12_checkpoints.ipynb #2006e206
+def read_state(
+    path: Path,  # a run's state.pt
+) -> dict:
+    "Return the content of a checkpoint; its tensors stay on disk. Raises `BundleError`."
+    state = safe_torch_load(path)
+    if not isinstance(state, dict) or not isinstance(state.get('model'), dict):
+        raise BundleError(f"{path} isn't the checkpoint of a run; it has no weights")
+    step = state.get('step')
+    if type(step) is not int or not 0 <= step < 2**53:
+        raise BundleError(f"{path}: step is {show(step)}; use a whole number from 0")
+    return state
+
+# %% ../../nbs/train/12_checkpoints.ipynb #3bfcb49d
+def read_run_state(
+    path: Path,  # a run's state.pt
+) -> tuple:  # name → weight, on disk; everything else, out of the file, which the next checkpoint replaces
+    "Read a checkpoint; raises `BundleError`, and `ValueError` for figures and random states that no run can have."
+    state = read_state(path)
+    best, sums = state.get('best'), state.get('sums', {})
+    if not isinstance(sums, dict) or not isinstance(state['kept'], dict):
+        raise ValueError(f"its sums are {show(sums)} and its parts {show(state['kept'])}; use names and values")
+    given = dict(spent=state['spent'], **({} if best is None else dict(best=best)))
+    for name, value in (given | sums).items():
+        if type(value) not in (int, float) or name == 'spent' and not 0 <= value < math.inf:
+            raise ValueError(f"{show(name)} is {show(value)}; use a number")
+    for one in state.get('chances', []):
+        if 'torch' in one:
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(one['torch']['cpu'])
+    return state.pop('model'), copy.deepcopy(state)
+
+
+@contextmanager
+def resuming_from(path: Path):  # state.pt
+    "Turn any error of the block into a `MetaVoiceError` of one line that names the checkpoint."
+    try:
+        yield
+    except Exception as e:
+        reason = str(e) if isinstance(e, MetaVoiceError) else f"{type(e).__name__} {e}"
+        reason = ' '.join(reason.split())[:300].removeprefix(f"can't read {path}: ")
+        raise MetaVoiceError(f"can't go on from {path}: {reason}; move it away to start anew") from e
+
+# %% ../../nbs/train/12_checkpoints.ipynb #198499de
 def read_best_weights(
     folder: Path,  # of a run
 ) -> tuple:  # name → tensor, step
     "Return the weights with the best validation loss and their step, or the last weights if there was no validation."
-    from safetensors.torch import load_file, safe_open
-
     best = folder / 'best.safetensors'
     if not best.exists():
-        last = torch.load(folder / 'state.pt', weights_only=True, map_location='cpu')
+        last = read_state(folder / 'state.pt')
         return last['model'], last['step']
-    with safe_open(best, 'pt') as f:
-        step = int(f.metadata()['step'])
-    return load_file(best), step
+    try:
+        with open_tensors(best) as f:
+            return {name: f.get_tensor(name) for name in f.keys()}, int((f.metadata() or {})['step'])
+    except (OSError, LookupError, ValueError) as e:
+        raise BundleError(f"can't read {best}: {type(e).__name__} {e}") from None
 
 # %% ../../nbs/train/12_checkpoints.ipynb #fec6287e
 def load_trained(
@@ -71,20 +119,31 @@ def load_trained(
     prefix: str = '',  # only the weights with this prefix, without it
 ) -> nn.Module:
     "Load the weights of a checkpoint into a model and return it in evaluation mode."
-    state = torch.load(checkpoint, weights_only=True, map_location='cpu')['model']
-    model.load_state_dict({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
+    state = read_state(checkpoint)['model']
+    try:
+        model.load_state_dict({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
+    except RuntimeError as e:
+        raise BundleError(f"{checkpoint} is of another model: {' '.join(str(e).split())[:300]}") from None
     return model.eval()
 
 # %% ../../nbs/train/12_checkpoints.ipynb #4cb3be2a
+def logged_step(line: str) -> float:
+    "Return the step of a line of a log; infinity for one that is torn."
+    try:
+        found = parse_json(line)['step'] if line.endswith('\n') else math.inf
+    except (ValueError, TypeError, KeyError):
+        return math.inf
+    return found if type(found) is int else math.inf
+
+# %% ../../nbs/train/12_checkpoints.ipynb #7aeb1868
 def truncate_log(
     path: Path,  # of log.jsonl
     step: int,
 ):
     "Remove torn lines and the lines after a step from a log."
-    lines = path.read_text(encoding='utf-8').splitlines(True)
-    kept = [line for line in lines if line.endswith('\n') and json.loads(line)['step'] <= step]
+    lines = path.read_text(encoding='utf-8', errors='replace').splitlines(True)
     with atomic_write(path) as t:
-        t.write_text(''.join(kept), encoding='utf-8')
+        t.write_text(''.join(line for line in lines if logged_step(line) <= step), encoding='utf-8')
 
 # %% ../../nbs/train/12_checkpoints.ipynb #926cd95c
 def has_run(out: Path) -> bool:
@@ -93,6 +152,19 @@ def has_run(out: Path) -> bool:
         return any((out / name).exists() for name in ('first', 'bundle'))
     except OSError:
         return False
+
+
+RUN_FILES = 'config.json', 'result.json', 'samples'  # of finetuning, beside the folders of its stages
+
+
+def is_foreign(path: Path) -> bool:
+    "Return whether a file or folder is there that no run has made; the settings of a run hold the key of its data."
+    if not os.path.lexists(path) or path.is_dir() and not any(path.iterdir()):
+        return False
+    try:
+        return path.name != 'config.json' or 'data' not in read_config(path)
+    except OptionError:
+        return True
 
 
 def check_run_folder(
@@ -108,11 +180,20 @@ def check_run_folder(
         raise OptionError(f"{str(out)[:200]!r} can't be the folder of a run; choose another folder")
     if has_run(out) and not resume:
         raise OptionError(f"there is a run in {out}; resume it, or choose another folder")
+    if not resume and (foreign := [name for name in RUN_FILES if is_foreign(out / name)]):
+        raise OptionError(f"{out} holds {foreign[0]}, which isn't of a run; choose another folder")
 
 
-def make_run_folder(out: Path):
-    "Make the folder of a run; raises `OutputError`."
+def make_run_folder(
+    out: Path,
+    files: set = frozenset(),  # names of files that a run writes into it
+    folders: set = frozenset(),  # names of its folders, one of which is there beside such a file
+):
+    "Make the folder of a run; raises `OutputError`, and `OptionError` if it holds a file that no run has written."
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise OutputError(f"can't write to {out}: {e.strerror}") from None
+    held = {path.name for path in out.iterdir()} if files else set()
+    if held & files and not held & folders:
+        raise OptionError(f"{out} holds {min(held & files)}, which isn't of a run; choose another folder")

@@ -18,7 +18,8 @@ from ..audio.features import log_mel, resample
 from ..audio.reference import REFERENCE_VERSION, is_clipped
 from ..audio.sound import Audio, audio_duration, load_span
 from ..bundle.load import Bundle
-from ..core.errors import AudioError, MetaVoiceError, TextError
+from ..core.bounds import load_tensors
+from ..core.errors import AudioError, BundleError, MetaVoiceError, TextError
 from ..core.files import atomic_write, cache_dir, content_key
 from ..models.alignment import encode_said
 from ..models.speaker_encoder import embed_reference
@@ -278,7 +279,7 @@ class DataReport:
             lines.append(f"{name}: {sizes}")
         for name, problems in (('to repair', self.fatal), ('warnings', self.warnings)):
             if problems:
-                lines.append(f"{len(problems)} {name}:" + ''.join(f'\n  {p}' for p in problems))
+                lines += [f"{len(problems)} {name}:", *(f'  {p}' for p in problems)]
         return lines if self.problems else [*lines, 'no problems']
 
     def __str__(self):
@@ -392,16 +393,15 @@ class ClipEncoder:
     @torch.inference_mode()
     def __call__(self, clip: Clip) -> tuple:  # codes (codebooks, frames) int16, embedding (256,)
         "Return a clip's codes and embedding, from the cache if they are there; raises `AudioError`."
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import save_file
 
         text = [repr(clip.ids)] if self.tokeniser else []
         path = self.cache / f'{content_key(clip.key, self.model, *text)}.safetensors'
         if path.exists():
             try:
-                kept = load_file(path)
+                kept = load_tensors(path)
                 return kept['codes'], kept['embedding']
-            except (SafetensorError, KeyError):
+            except (KeyError, BundleError):
                 pass  # a torn file is written anew
         x = self.samples(clip)
         codes, embedding = self.encode(clip, x), self.embed(x)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..audio.containers import READABLE_SUFFIXES
-from ..core.errors import OptionError, TextError
+from ..core.errors import OptionError, TextError, show
 from ..core.finder import FileFinder, is_file, list_files
 from ..core.tables import load_json, parse_delimited, parse_json_rows, read_text, unify_line_ends
 
@@ -95,11 +95,15 @@ def table_finder(folder: Path) -> FileFinder:
 def locate(name: str, find: FileFinder) -> Path:
     "Return the path of a recording; raises `TextError` for a name that no file can have."
     found = find(name)
-    if found is None and ('\0' in name or max(map(len, name.split('/'))) > 255 or len(name) > 4000):
-        raise TextError(f"there is no recording {name[:60]!r}…; no file can have this name")
+    impossible = re.search('[\0\ud800-\udc7f\udd00-\udfff]', name)  # NUL, and surrogates that stand for no byte
+    if found is None and (impossible or max(map(len, name.split('/'))) > 255 or len(name) > 4000):
+        raise TextError(f"there is no recording {show(name)}; no file can have this name")
     return found or find.folder / name
 
 # %% ../../nbs/train/07_data.ipynb #538afb63
+MAX_TRANSCRIPT_BYTES = 1 << 20
+
+# %% ../../nbs/train/07_data.ipynb #d2828b74
 def read_transcript(
     said: str,  # a text, or the path of a text file
     folder: Path | FileFinder,  # the table's folder
@@ -118,7 +122,7 @@ def read_transcript(
 def read_transcript_file(path: Path) -> str:
     "Return the text of a file in one line; raises `TextError`."
     try:
-        return ' '.join(read_text(path).split())
+        return ' '.join(read_text(path, most=MAX_TRANSCRIPT_BYTES, regular=True).split())
     except OptionError as e:
         raise TextError(str(e)) from None
 
@@ -361,7 +365,7 @@ class Dataset:
 
 def read_data_table(path: Path) -> Dataset:
     "Return the examples of a table; raises `OptionError` if it can't be read at all."
-    text, find, data = read_text(path), table_finder(path.parent), Dataset(path, path)
+    text, find, data = read_text(path, regular=True), table_finder(path.parent), Dataset(path, path)
     is_json = path.suffix.lower() in ('.jsonl', '.json', '.ndjson') or text.lstrip()[:1] == '{'
     for n, row in parse_json_rows(text) if is_json else parse_table(text, path, find):
         where = f'{path.name}:{n}'

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..bundle.load import Bundle
 from ..core.errors import BundleError, OptionError
+from ..core.files import read_limited
 from ..core.layout import TokenLayout
 from ..models.gpt import GPT
 from ..text.phoneme_tokeniser import read_tokeniser_json
@@ -83,7 +84,7 @@ def load_or_train_tokeniser(
     "Load a tokeniser, or train one on a text file; raises `OptionError`, `TextError` and `BundleError`."
     path = Path(source)
     try:
-        text = path.read_text(encoding='utf-8')
+        text = read_limited(path).decode('utf-8')
     except (OSError, ValueError) as e:
         raise OptionError(f"can't read the tokeniser {source}: {getattr(e, 'strerror', None) or e}") from None
     if path.suffix == '.json':

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ..core.errors import MetaVoiceError, OptionError
 from ..core.files import atomic_write
 from .batches import LengthBatches
-from .checkpoints import fork_rng, get_rng_state, to_full_tensor, truncate_log
+from . import checkpoints
+from .checkpoints import fork_rng, get_rng_state, resuming_from, to_full_tensor, truncate_log
 from metavoice.train.distributed import (
     LossModule,
     broadcast_from_main,
@@ -32,7 +33,7 @@ from .optim import LEAST_SCALE, TrainingConfig, make_optimizers, pick_precision
 # %% auto #0
 __all__ = ['Trainer', 'draw_sharded_batch']
 
-# %% ../../nbs/train/14_loop.ipynb #d1cf5585
+# %% ../../nbs/train/14_loop.ipynb #26acab16
 class Trainer:
     "Resumable training of one model in a folder with state.pt (checkpoint) and log.jsonl; resumes if state.pt exists."
 
@@ -95,7 +96,8 @@ class Trainer:
         "Add an object's state to the checkpoint; returns the object, with its saved state if the run was resumed."
         self.parts[name] = part
         if name in self.pending_states:
-            part.load_state_dict(self.pending_states.pop(name))
+            with resuming_from(self.out / 'state.pt'):
+                part.load_state_dict(self.pending_states.pop(name))
         return part
 
 # %% ../../nbs/train/14_loop.ipynb #89b238a8
@@ -209,11 +211,11 @@ def load_rng_states(
 def load(self: Trainer):
     "Resume from the checkpoint; raises `MetaVoiceError` if it is broken or of another model."
     path = self.out / 'state.pt'
-    try:
-        state = torch.load(path, weights_only=True, map_location='cpu')
+    with resuming_from(path):
+        weights, state = checkpoints.read_run_state(path)
         if state.get('sharded', False) != self.sharded:
             raise ValueError(f"it was written {'with' if not self.sharded else 'without'} FSDP")
-        self.load_weights(state['model'])
+        self.load_weights(weights)
         if self.sharded:
             self.pending_optimizer_states = state['optimizers']  # until the model is sharded
         else:
@@ -224,9 +226,6 @@ def load(self: Trainer):
         if state.get('scaler') and self.scaler.is_enabled():
             self.scaler.load_state_dict(state['scaler'])
         self.load_rng_states(state)
-    except Exception as e:
-        reason = str(e).splitlines()[0]
-        raise MetaVoiceError(f"can't go on from {path}: {reason}; move it away to start anew") from e
     if self.is_main and (self.out / 'log.jsonl').exists():
         truncate_log(self.out / 'log.jsonl', self.step)
 

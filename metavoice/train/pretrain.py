@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from ..audio.sound import Audio
 from ..bundle.load import load_bundle
 from ..bundle.write import write_bundle
+from ..core.bounds import load_tensors
 from ..core.errors import OptionError
 from ..core.files import atomic_write
 from ..core.layout import TokenLayout
@@ -31,7 +32,7 @@ from ..text.phoneme_tokeniser import PhonemeTokeniser, read_tokeniser_json
 from ..text.phonemes import PHONES
 from ..text.tokeniser import Tokeniser
 from .batches import SpeakerEmbeddings
-from .checkpoints import load_trained
+from .checkpoints import load_trained, make_run_folder
 from .codec import train_codec
 from .corpus import TRAINING_SPEAKERS, plan_corpus, render_corpus
 from .decoder import train_decoder
@@ -220,14 +221,14 @@ class Pretrainer:
     @cached_property
     def speakers(self) -> SpeakerEmbeddings:
         "The embeddings of the corpus's voices; they are stored in the run's folder."
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import save_file
 
         path = self.out / 'speakers.safetensors'
         if not path.exists():
             embeddings = embed_voices(self.corpus, self.speaker_encoder, on_progress=self.progress)
             with atomic_write(path) as t:
                 save_file(embeddings, t)
-        return SpeakerEmbeddings(load_file(path))
+        return SpeakerEmbeddings(load_tensors(path))
 
 # %% ../../nbs/train/29_pretrain.ipynb #b571df5a
 @patch
@@ -480,7 +481,8 @@ def run(
     "Train a stage, or all in order; raises `OptionError` for an unknown one, and if an earlier one is missing."
     if stage not in (*self.stages, 'all'):
         raise OptionError(f"unknown stage {stage!r}; use one of {', '.join(self.stages)} or all")
-    self.out.mkdir(parents=True, exist_ok=True)
+    files = {'tokeniser.json', 'data.safetensors', 'speakers.safetensors'}
+    make_run_folder(self.out, files, {'prepared', *self.stages})
     for name in self.stages if stage == 'all' else [stage]:
         getattr(self, f'make_{name}')()
         self.plot_curves(name)

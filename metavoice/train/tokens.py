@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..audio.sound import Audio
 from ..core.devices import has_native_bfloat16
-from ..core.errors import MetaVoiceError, OptionError
+from ..core.bounds import open_tensors, parse_json
+from ..core.errors import BundleError, MetaVoiceError, OptionError
 from ..core.files import atomic_write
 from ..models.alignment import code_context
 from ..models.speaker_encoder import embed_reference
@@ -161,17 +162,15 @@ def save_utterances(
 # %% ../../nbs/train/15_tokens.ipynb #b412fa56
 def load_utterances(path: str | Path) -> list:  # of `TokenizedUtterance`
     "Load tokenized utterances; raises `MetaVoiceError` if the file can't be read."
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, 'pt') as f:
-            t, voices = {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()['voices'])
+        with open_tensors(path) as f:
+            t, voices = {k: f.get_tensor(k) for k in f.keys()}, parse_json((f.metadata() or {})['voices'])
         frames = t['frames'].tolist()
         texts = t['text'].split(t['text_lengths'].tolist())
         words = t['words'].view(-1, 2).split(t['words_lengths'].tolist())
         codes, frame_words = t['codes'].split(frames, 1), t['when'].long().split(frames)
-    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as e:
+        names = [voices[i] for i in t['voice'].flatten().tolist()]
+        rows = zip(texts, codes, words, frame_words, names, t['index'].flatten().tolist(), strict=True)
+        return [TokenizedUtterance(ids.tolist(), c, w.tolist(), f, name, i) for ids, c, w, f, name, i in rows]
+    except (OSError, LookupError, RuntimeError, ValueError, TypeError, BundleError) as e:
         raise MetaVoiceError(f"can't read {path}: {e}") from None
-    names = [voices[i] for i in t['voice'].tolist()]
-    rows = zip(texts, codes, words, frame_words, names, t['index'].tolist())
-    return [TokenizedUtterance(ids.tolist(), c, w.tolist(), f, name, i) for ids, c, w, f, name, i in rows]

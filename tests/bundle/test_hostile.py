@@ -6,9 +6,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
-import hostile
 import numpy as np
 import pytest
 import torch
@@ -19,8 +17,16 @@ from metavoice.bundle.released import safe_torch_load, settings_to_container
 from metavoice.cli import main
 from metavoice.core.errors import BundleError, printable, show
 from metavoice.core.pickles import MAX_PICKLE_WORK, read_pickle
+from metavoice.measure.hostile_models import (
+    MAX_MEGABYTES,
+    MAX_SECONDS,
+    hostile_outcome,
+    list_hostile_cases,
+    measure_hostile_models,
+    write_valid_models,
+)
+from metavoice.measure.processes import subprocess_env
 
-SECONDS, MEGABYTES = 2, 300
 QUICK = (  # models that are written quickly
     "bomb", "copies", "reserve", "list_bomb", "hash_bomb", "own_list", "deep_list", "circle", "legacy_storage",
     "legacy_flood", "expanded", "one_storage", "stage_layers", "stage_heads", "stage_special", "integers",
@@ -28,57 +34,67 @@ QUICK = (  # models that are written quickly
 )  # fmt: skip
 
 
-def run_hostile(folder, names=()):
-    "Return what `tests/hostile.py` prints for some cases, for all if no names are given: the valid model, the others."
-    command = [sys.executable, hostile.__file__, str(folder), *names]
-    paths = [str(Path(hostile.__file__).parent), str(Path(hostile.__file__).parents[1])]
-    env = os.environ | dict(PYTHONPATH=os.pathsep.join(paths), HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert not done.returncode, done.stderr[-3000:]
-    valid, *cases = map(json.loads, done.stdout.splitlines())
-    return valid, cases
-
-
-def check_cases(valid, cases):
-    "Each case is refused in one line, and none of them takes long or much."
-    assert valid["how"] == "loaded", valid
-    wrong = [
-        case for case in cases
-        if case["how"] != "refused" or case["seconds"] > SECONDS or case["added"] > MEGABYTES
-        or not 10 < len(case["message"]) < 700 or not case["message"].isprintable()
-    ]  # fmt: skip
-    assert not wrong, "\n".join(map(str, wrong))
-
-
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="each case runs in a fork of a warm process")
 
 
 @needs_fork
 @pytest.mark.slow
-def test_hostile_manifests_and_models_are_bounded_in_time_and_memory(tmp_path):
-    valid, cases = run_hostile(tmp_path)
-    kinds = [case["name"].partition(":")[0] for case in cases]
-    assert kinds.count("manifest") >= 50 and kinds.count("release") + kinds.count("bundle") >= 10
-    check_cases(valid, cases)
+def test_hostile_manifests_and_models_are_bounded_in_time_and_memory():
+    assert (MAX_SECONDS, MAX_MEGABYTES) == (2, 300)
+    valid, *cases = measure_hostile_models()
+    kinds = [case.name.partition(":")[0] for case in cases]
+    assert kinds.count("manifest") >= 50 and kinds.count("release") >= 10 and kinds.count("bundle") >= 10
+    assert valid.how == "loaded", valid
+    wrong = [case for case in cases if not case.is_bounded]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+@needs_fork
+def test_the_measurement_sees_what_a_case_takes():
+    "Memory, time, a hang and an unexpected error are reported as such."
+    code = """
+import time
+from metavoice.measure import hostile_models as h
+def run(folder, name):
+    h.reset_peak_memory() if h.has_proc() else None
+    before = h.memory_at_peak()
+    block = bytearray(b"a") * (400 << 20) if name == "greedy" else None
+    if name == "hang":
+        time.sleep(100)
+    return h.HostileOutcome(name, "refused", "a message of one line", 0.1, h.memory_at_peak() - before)
+def use(folder):
+    raise ZeroDivisionError("no hop")
+h.HANG_SECONDS = 1
+found = {name: h.outcome_in_fork(None, name, run) for name in ("greedy", "hang", "modest")}
+assert found["greedy"].megabytes > 400 and not found["greedy"].is_bounded, found
+assert found["hang"].how == "killed by signal 14" and not found["hang"].is_bounded, found
+assert found["modest"].megabytes < 20 and found["modest"].is_bounded, found
+h.use_model = use
+assert h.hostile_outcome(None).how == "ZeroDivisionError"
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=subprocess_env())
+    assert not run.returncode, run.stderr
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
-    hostile.write_bases(folder)
+    write_valid_models(folder)
     return folder
 
 
-CASES = [case for case in hostile.list_cases() if case[0].startswith("manifest") or case[0].split(": ")[1] in QUICK]
+CASES = [
+    case for case in list_hostile_cases() if case.name.startswith("manifest") or case.name.split(": ")[1] in QUICK
+]
 
 
-@pytest.mark.parametrize("name, base, change", CASES, ids=[name for name, _, _ in CASES])
-def test_hostile_case(bases, tmp_path, name, base, change):
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_hostile_case(bases, tmp_path, case):
     folder = bases / tmp_path.name
-    hostile.write_case(folder, name, bases / base, change)
-    how, message, seconds = hostile.outcome(folder)
-    assert how == "refused" and 10 < len(message) < 700 and message.isprintable(), (how, message)
-    assert seconds < 20  # hangs alone; the bound is in the slow test
+    case.write(folder)
+    found = hostile_outcome(folder)
+    assert found.how == "refused" and 10 < len(found.message) < 700 and found.message.isprintable(), found
+    assert found.seconds < 20  # hangs alone; the bound is in the slow test
 
 
 def test_a_pickle_is_read_as_data(tmp_path):

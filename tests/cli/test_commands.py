@@ -61,7 +61,7 @@ def test_help_and_wrong_options_need_no_torch(command):
 @pytest.mark.parametrize("argv,words", [
     (["sing"], ["'sing'", "synthesise"]),
     (["synthesise"], ["required: TEXT"]),
-    (["synthesise", "a", "--speed", "2"], ["--speed 2"]),
+    (["synthesise", "a", "--speed", "2.5"], ["--speed is '2.5'", "from 0.5 to 2"]),
     (["synthesise", "a", "--seed", "x"], ["--seed is 'x'", "use a whole number from 0"]),
     (["synthesise", "a", "--seed", "-1"], ["--seed"]),
     (["synthesise", "a", "--top-p", "2"], ["--top-p is '2'; use a number above 0 and at most 1"]),

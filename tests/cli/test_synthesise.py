@@ -1,5 +1,6 @@
 "`metavoice synthesise`: what it prints and writes, and its errors."
 import io
+import json
 import os
 import signal
 import subprocess
@@ -30,6 +31,25 @@ LONG = "The old man walked to the river. "*200
 
 
 # files
+
+
+def test_captions_beside_the_sound(run):
+    how = ["--speed", 1.5, "--seed", 3, "-q", *QUICK]
+    assert run("synthesise", "It cost $5. Yes.", "-o", "a.wav", "--captions", "a.json", *how)[0] == 0
+    words = json.loads(Path("a.json").read_text(encoding="utf-8"))["words"]
+    assert [word["word"] for word in words] == ["It", "cost", "$5.", "Yes."]
+    assert 0 <= words[0]["start"] < words[-1]["end"] <= soundfile.info("a.wav").duration
+    assert run("synthesise", "It cost $5. Yes.", "--stream", "-o", "b.wav", "--captions", "b.srt", *how)[0] == 0
+    assert Path("b.srt").read_text(encoding="utf-8").endswith("Yes.\n")
+    assert sorted(os.listdir()) == ["a.json", "a.wav", "b.srt", "b.wav"]
+
+
+def test_captions_replace_captions_only(run):
+    Path("notes.srt").write_text("My notes.")
+    for name, words in (("notes.srt", "--force"), ("a.txt", "use .srt, .vtt, .json"), ("no/a.srt", "no folder")):
+        code, _, err = run("synthesise", SHORT, "-o", "a.wav", "--captions", name, *QUICK)
+        assert code == 2 and words in err
+    assert os.listdir() == ["notes.srt"]
 
 
 def test_prints_what_it_made_and_how_fast(run):

@@ -132,7 +132,7 @@ def test_flags_and_help_texts_come_from_the_fields():
 
 
 def test_sliders_lie_within_the_ranges():
-    assert list(sliders()) == ["guidance", "prompt_guidance", "top_p", "temperature", "takes"]
+    assert list(sliders()) == ["guidance", "prompt_guidance", "top_p", "temperature", "takes", "speed"]
     for name, slider in sliders().items():
         for value in (slider.low, slider.high):
             SpeechOptions(**{name: int(value) if name == "takes" else value})

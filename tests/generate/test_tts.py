@@ -134,8 +134,8 @@ def test_options_refused(options, words):
 
 
 def test_unknown_options_are_refused(tts):
-    with pytest.raises(TypeError, match="speed"):
-        tts.synthesise(SHORT, speed=2)
+    with pytest.raises(TypeError, match="tempo"):
+        tts.synthesise(SHORT, tempo=2)
 
 
 @pytest.mark.parametrize("text,words", [

@@ -2,6 +2,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -336,3 +337,52 @@ def test_saved_speech_carries_its_origin(tts, tmp_path):
         found = read_provenance(saved.save(tmp_path / "a.ogg"))
         assert (found.model, found.voice) == ("nano", "bf_emma")
     assert read_provenance(load_audio(tmp_path / "a.ogg").save(tmp_path / "b.ogg")) is None
+
+
+# files from strangers
+
+
+def header_of(path, size=None, **about):
+    "Write a file of tensors with a header of our own: a size that isn't its own, and facts about a voice."
+    tensor = dict(dtype="F32", shape=[256], data_offsets=[0, 1024])
+    header = json.dumps(dict(__metadata__=about, embedding=tensor)).encode()
+    path.write_bytes((size or len(header)).to_bytes(8, "little") + header + bytes(1024))
+
+
+@pytest.mark.parametrize("about, words", [
+    (dict(size=60 << 20), "has a header of 62914560 bytes"),
+    (dict(size=2**63), "has a header of 9223372036854775808 bytes"),
+    (dict(warnings="[" * 100_000), "nested too deeply"),
+    (dict(warnings="{}"), "its warnings are {}"),
+    (dict(warnings="[[1]]"), "it says [1]"),
+    (dict(warnings=json.dumps(["a"] * 101)), "its warnings are ['a', 'a', 'a', ...]"),
+    (dict(name="n" * 10_000), "a text of up to 1000 characters"),
+    (dict(seconds="nan"), "a recording of nan s"), (dict(seconds="inf"), "a recording of inf s"),
+    (dict(seconds="-1"), "-1.0 s"), (dict(accent="martian\x1b[2J"), r"martian\x1b[2J"),
+])  # fmt: skip
+def test_hostile_voice_files(tmp_path, about, words):
+    header_of(tmp_path / "v.safetensors", **about)
+    with pytest.raises(AudioError) as error:
+        Voice.load(tmp_path / "v.safetensors")
+    message = str(error.value)
+    assert words in message and message.isprintable() and len(message) < 400
+
+
+def test_a_voice_is_not_read_if_it_is_large(tmp_path):
+    "A header of 40 MB, a sparse file of 4 GB, and a named pipe end in one line."
+    shapes = dict(embedding=[10**9])
+    header = json.dumps(dict(embedding=dict(dtype="F32", shape=shapes["embedding"], data_offsets=[0, 4 * 10**9])))
+    path = tmp_path / "sparse.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    os.truncate(path, 8 + len(header) + 4 * 10**9)
+    with pytest.raises(AudioError, match=r"has the shape \(1000000000,\); expected \(256,\)"):
+        Voice.load(path)
+    with pytest.raises(AudioError, match=r"not \(8, 256\)"):
+        Voice(torch.zeros(8, 256, dtype=torch.float16))
+    large = json.dumps({f"t{n}": dict(dtype="F32", shape=[0], data_offsets=[0, 0]) for n in range(100_000)})
+    (tmp_path / "large.safetensors").write_bytes(len(large).to_bytes(8, "little") + large.encode())
+    with pytest.raises(AudioError, match="at most 4194304 are read"):
+        Voice.load(tmp_path / "large.safetensors")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(AudioError, match="pipe or a device"):
+        Voice.load(tmp_path / "pipe.safetensors")

@@ -45,7 +45,7 @@ def test_tables(tmp_path, write_table):
 
 
 @pytest.mark.parametrize("text,words", [
-    ("id\na\n", "no column text"), ("text,speed\na,2\n", "unknown column 'speed'"),
+    ("id\na\n", "no column text"), ("text,tempo\na,2\n", "unknown column 'tempo'"),
     ("text,vocoder\na,mbd\n", "unknown column 'vocoder'"), ("text\na,b\n", "more fields"), ("", "has no rows"),
     ("text\n", "has no rows"), ("id,text\n../a,x\n", "can't be the name of a file"),
     ("id,text\n/a,x\n", "name of a file"), ("id,text\na/b,x\n", "name of a file"),

@@ -43,6 +43,23 @@ def test_a_book_equals_synthesise(tts, tmp_path):
     assert os.listdir(tmp_path) == ["a.flac"]
 
 
+def test_captions_and_speed_of_a_resumed_text(tts, tmp_path):
+    how, book = dict(denoise=False, takes=1, speed=1.5), "\n\n".join(f"{n}." for n in range(1, 21))
+    whole = read_aloud(tts, book, tmp_path / "whole.wav", seed=5, captions=tmp_path / "whole.srt", **how)
+    assert [word.text for word in whole["words"]] == book.split()
+    assert len(whole["words"]) == 20 > SEGMENTS_PER_SECTION + 3
+    assert 0 <= whole["words"][-1].end <= whole["duration"]
+    for after in (SEGMENTS_PER_SECTION - 1, SEGMENTS_PER_SECTION + 3):
+        options = dict(resume=True, captions=tmp_path / "a.srt", **how)
+        with pytest.raises(KeyboardInterrupt):
+            read_aloud(tts, book, tmp_path / "a.wav", seed=5, on_progress=interrupt_after(after), **options)
+        with pytest.raises(OptionError, match="another job"):
+            read_aloud(tts, book, tmp_path / "a.wav", seed=5, resume=True, **how)
+        assert read_aloud(tts, book, tmp_path / "a.wav", **options)["resumed"] == after
+        for name in ("wav", "srt"):
+            assert (tmp_path / f"a.{name}").read_bytes() == (tmp_path / f"whole.{name}").read_bytes()
+
+
 @pytest.mark.parametrize("after", [
     1, SEGMENTS_PER_SECTION - 1, SEGMENTS_PER_SECTION, SEGMENTS_PER_SECTION + 1, 2 * SEGMENTS_PER_SECTION + 5, 39,
 ])

@@ -80,4 +80,5 @@ def test_results_are_written_whatever_they_hold(tmp_path):
     odd = dict(rtf=float("nan"), low=-float("inf"), voice="caf\udce9.wav", heard="a\u2028\n", rows=[(1, float("inf"))])
     path = save_evaluation(SimpleNamespace(to_dict=lambda: odd), tmp_path / "a.json")
     found = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert found.pop("generator").startswith("made by metavoice ")
     assert found == odd | dict(rtf=None, low=None, rows=[[1, None]])

@@ -1,5 +1,6 @@
 "Speech over HTTP: OpenAI's client, and the form of MetaVoice's first server."
 
+import base64
 import json
 import time
 
@@ -52,6 +53,33 @@ def test_openai_client_receives_events(client):
     assert events[-1]["usage"]["input_tokens"] > 1
 
 
+def test_speed_of_openai_client_is_the_librarys(client, tts, decode):
+    fast = client.audio.speech.create(
+        model="nano", voice="af_heart", input=SHORT, speed=1.5, response_format="wav", extra_body=dict(seed=4)
+    )
+    heard, _ = decode(fast.content, dtype="int16")
+    expected = to_int16(tts.synthesise(SHORT, "af_heart", seed=4, speed=1.5).samples)
+    assert torch.equal(torch.from_numpy(heard), expected)
+
+
+@pytest.mark.parametrize("seed", [None, 4])
+def test_events_with_the_times_of_words(http, seed):
+    body = dict(stream_format="sse", timestamp_granularities=["word"], speed=1.25, seed=seed)
+    with http.stream_speech("It cost $5. Where is it?", **body) as response:
+        events = [json.loads(line[6:]) for line in response.iter_lines() if line]
+    size = sum(len(base64.b64decode(event["audio"])) for event in events if event["type"] == "speech.audio.delta")
+    words = [word for event in events if event["type"] == "speech.audio.words" for word in event["words"]]
+    assert [word["word"] for word in words] == "It cost $5. Where is it?".split()
+    times = [time for word in words for time in (word["start"], word["end"])]
+    assert times == sorted(times) and size / 48000 - 0.6 < times[-1] <= size / 48000
+    assert events[0]["type"] == "speech.audio.delta" and events[-1]["type"] == "speech.audio.done"
+
+
+def test_the_times_of_words_need_events(http, assert_error):
+    assert_error(http.speak(timestamp_granularities=["word"]), 400, "stream_format", "sse")
+    assert_error(http.speak(timestamp_granularities=["segment"]), 400, "word")
+
+
 def test_openai_client_lists_models(client):
     assert [model.id for model in client.models.list()] == ["nano"]
     assert client.models.retrieve("nano").id == "nano"
@@ -61,7 +89,7 @@ def test_openai_client_lists_models(client):
     "body, error, message",
     [
         (dict(model="whisper-1"), openai.NotFoundError, "no model 'whisper-1'; this server has 'nano'"),
-        (dict(speed=1.5), openai.BadRequestError, "speed is 1.5"),
+        (dict(speed=2.5), openai.BadRequestError, "speed is 2.5; use a number from 0.5 to 2"),
         (dict(response_format="wma"), openai.BadRequestError, "response_format"),
         (dict(voice="nobody"), openai.NotFoundError, "no voice 'nobody'; use af_heart, .*bm_george"),
     ],

@@ -103,14 +103,29 @@ def test_connections_are_limited(serve):
 def test_a_client_that_reads_nothing_loses_its_place(serve, monkeypatch, wait_until):
     "Others are served meanwhile, also when one request runs at a time."
     monkeypatch.setattr("metavoice.serve.api.SpeechAPI._make_job", small_buffer)
-    with serve(max_batch=1, stall=1.0, queue=8) as (server, http):
-        silent = connect(server)
-        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        silent.sendall(speech_request(LONG))
+    with serve(max_batch=1, stall=300.0, queue=8) as (server, http):
+        silent = ask_and_read_nothing(server)
         assert wait_until(lambda: any(job.is_blocked for job in server.service.speech_service.jobs))
         assert http.speak().status_code == 200
+        silent.close()
+
+
+def test_a_client_that_reads_nothing_is_disconnected(serve, monkeypatch, wait_until):
+    monkeypatch.setattr("metavoice.serve.api.SpeechAPI._make_job", small_buffer)
+    with serve(max_batch=1, stall=1.0, queue=8) as (server, http):
+        silent = ask_and_read_nothing(server)
+        assert wait_until(lambda: server.service.speech_service.jobs)
         assert wait_until(lambda: not server.service.speech_service.jobs)
         assert http.speak().status_code == 200
+        silent.close()
+
+
+def ask_and_read_nothing(server):
+    "Return a connection on which a long text was asked for, with a small buffer for what comes."
+    silent = connect(server)
+    silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    silent.sendall(speech_request(LONG))
+    return silent
 
 
 def small_buffer(self, segments, options, chunk, **kwargs):

@@ -1,5 +1,7 @@
 "The grapheme-to-phoneme network: decoding, stress marks, its file."
 import json
+import os
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -94,3 +96,35 @@ def test_the_file_of_the_package_is_small_and_has_a_licence():
     with safe_open(path, "np") as f:
         about = f.metadata()
     assert "Apache-2.0" in about["licence"] and json.loads(about["config"])["accents"] == ["american", "british"]
+
+
+def hostile_g2p(path, size=None, shape=(4,), **about):
+    "Write a network of one tensor whose facts are given."
+    about = dict(config=json.dumps(asdict(SMALL)), exceptions="{}") | about
+    tensor = dict(dtype="F16", shape=shape, data_offsets=[0, 2 * int(np.prod(shape))])
+    header = json.dumps({"__metadata__": about, "letters.weight": tensor}).encode()
+    path.write_bytes((size or len(header)).to_bytes(8, "little") + header)
+    os.truncate(path, 8 + len(header) + tensor["data_offsets"][1])
+
+
+def small_config(**changes):
+    return json.dumps(asdict(SMALL) | changes)
+
+
+@pytest.mark.parametrize("about, words", [
+    (dict(size=60 << 20), "has a header of 62914560 bytes"),
+    (dict(shape=(10**6, 4)), "letters.weight has the shape (1000000, 4)"),
+    (dict(config=small_config(blocks=10**8)), "blocks is 100000000"),
+    (dict(config=small_config(width=0)), "width is 0"),
+    (dict(config=small_config(slots="two")), "slots is 'two'"),
+    (dict(config=small_config(letters=5)), "letters is 5"),
+    (dict(config=small_config(accents=[5])), "accents is (5,)"),
+    (dict(config="[" * 100_000), "nested too deeply"),
+    (dict(exceptions="[]"), "its exceptions are []"),
+    (dict(exceptions='{"american": {"a": 5}}'), "its exceptions are {'a': 5}"),
+])  # fmt: skip
+def test_hostile_files(tmp_path, about, words):
+    hostile_g2p(tmp_path / "g.safetensors", **about)
+    with pytest.raises(BundleError) as error:
+        load_g2p(tmp_path / "g.safetensors")
+    assert words in str(error.value) and str(error.value).isprintable() and len(str(error.value)) < 300

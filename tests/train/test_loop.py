@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from metavoice.core.errors import MetaVoiceError, OptionError
 from metavoice.train.batches import LengthBatches
+from metavoice.train.checkpoints import load_trained, read_best_weights
 from metavoice.train.loop import Trainer, draw_sharded_batch
 from metavoice.train.optim import TrainingConfig
 
@@ -315,3 +316,87 @@ def test_fsdp_learns_the_same_and_resumes(tmp_path, two_processes):
     for name, weight in weights.items():
         torch.testing.assert_close(sharded_weights[name], weight, atol=1e-4, rtol=1e-3)
     assert load_file(sharded / "best.safetensors").keys() == weights.keys()
+
+
+@pytest.fixture
+def hostile_checkpoints(tmp_path):
+    "Checkpoints that take a second and more, or memory, if they are read without bounds."
+    from metavoice.measure import hostile_checkpoints as made
+
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+
+    def write(name):
+        getattr(made, name)(folder)
+        (folder / "first_stage.pt").replace(tmp_path / "state.pt")
+
+    return write
+
+
+@pytest.mark.parametrize("name, words", [
+    ("bomb", "compressed"), ("flood", "its pickle has"), ("copies", "500,000 steps"), ("hash_bomb", "as a key"),
+    ("reserve", "bytes of encoding"), ("legacy_flood", "500,000 steps"), ("entries", "its directory"),
+])  # fmt: skip
+def test_a_hostile_checkpoint_is_not_resumed(tmp_path, hostile_checkpoints, name, words):
+    "A folder of a run that somebody sent ends in one line."
+    hostile_checkpoints(name)
+    with pytest.raises(MetaVoiceError, match=f"can't go on from .*({words})") as error:
+        new_trainer(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+    with pytest.raises(MetaVoiceError):
+        read_best_weights(tmp_path)
+    with pytest.raises(MetaVoiceError):
+        load_trained(nn.Linear(1, 1), tmp_path / "state.pt")
+
+
+@pytest.mark.parametrize("changes", [
+    dict(step="5"), dict(step=-1), dict(step=10**30), dict(spent="long"), dict(spent=float("nan")), dict(best=[1]),
+    dict(sums=[1]), dict(sums=dict(loss="high")), dict(kept=5), dict(optimizers=[]), dict(optimizers=[dict(a=1)]),
+    dict(chances=[dict(rng=torch.zeros(3))]), dict(chances=5), dict(model=5), dict(model=dict(a=torch.ones(1))),
+    dict(chances=[dict(rng=torch.get_rng_state(), torch=dict(cpu=torch.zeros(3)))]), dict(common="a"),
+])  # fmt: skip
+def test_a_checkpoint_of_wrong_values_is_not_resumed(tmp_path, changes):
+    t = new_trainer(tmp_path)
+    t.run(lambda t: t.stop() or line_loss(t))
+    torch.save(torch.load(tmp_path / "state.pt", weights_only=True) | changes, tmp_path / "state.pt")
+    with pytest.raises(MetaVoiceError, match="move it away") as error:
+        new_trainer(tmp_path)
+    assert str(error.value).isprintable()
+
+
+def test_a_registered_part_of_wrong_values_is_not_resumed(tmp_path, jobs):
+    t = new_trainer(tmp_path)
+    t.register_state("batches", LengthBatches(jobs.utterances(), 200, t.rng))
+    t.run(lambda t: t.stop() or line_loss(t))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    for wrong in (dict(queue=[[10**6]]), dict(queue=5), dict(), dict(indices=torch.ones(2), sizes=torch.tensor([7]))):
+        torch.save(state | dict(kept=dict(batches=wrong)), tmp_path / "state.pt")
+        again = new_trainer(tmp_path)
+        with pytest.raises(MetaVoiceError, match="move it away"):
+            again.register_state("batches", LengthBatches(jobs.utterances(), 200, t.rng))
+
+
+def test_a_resumed_run_does_not_hold_its_checkpoint_open(tmp_path):
+    "The state of the optimizer is a copy: changing the file in place changes nothing."
+    t = new_trainer(tmp_path)
+    t.run(lambda t: t.stop() or line_loss(t))
+    again = new_trainer(tmp_path)
+    states = [s for o in again.optimizers for s in o.state.values()]
+    before = [v.clone() for s in states for v in s.values()]
+    with open(tmp_path / "state.pt", "r+b") as file:
+        file.write(bytes(os.path.getsize(tmp_path / "state.pt")))
+    assert before and all(torch.equal(a, b) for a, b in zip(before, [v for s in states for v in s.values()]))
+
+
+def test_a_large_corpus_is_resumed(tmp_path):
+    "A pass over a million utterances is a checkpoint of a few instructions."
+    utterance = SimpleNamespace(copies=1, codes=torch.zeros(8, 9), text=[1])
+    t = new_trainer(tmp_path)
+    batches = t.register_state("batches", LengthBatches([utterance] * 10, 50, t.rng))
+    batches.data = [utterance] * 1_000_000
+    batches.queue = [list(range(n, n + 10)) for n in range(0, 1_000_000, 10)]
+    t.save()
+    again = new_trainer(tmp_path)
+    other = LengthBatches([utterance] * 10, 50, t.rng)
+    other.data = batches.data
+    assert again.register_state("batches", other).queue == batches.queue

@@ -74,7 +74,7 @@ def test_vocoders_are_offered_if_the_model_has_them(tmp_path):
 def test_slider_ranges_are_those_of_the_release(tts):
     sliders = SettingsPanel(tts).sliders
     ranges = {name: (s.min, s.max) for name, s in sliders.items() if name not in ("temperature", "takes")}
-    assert ranges == dict(guidance=(1, 3), prompt_guidance=(1, 3), top_p=(.9, 1))
+    assert ranges == dict(guidance=(1, 3), prompt_guidance=(1, 3), top_p=(.9, 1), speed=(.5, 2))
     sliders["guidance"].value = 99
     assert sliders["guidance"].value == 3
 
