@@ -17,10 +17,13 @@ from fastcore.meta import delegates
 from torch import Tensor
 
 from .. import __version__
+from ..audio.captions import caption_format, save_captions
 from ..audio.encode import format_from_path, open_sound_file, to_int16
+from ..audio.sound import Word
 from ..bundle.load import Bundle
-from ..core.errors import OptionError, OutputError
-from ..core.files import atomic_write, content_key, is_stream
+from ..core.bounds import load_tensors
+from ..core.errors import BundleError, OptionError, OutputError
+from ..core.files import atomic_write, content_key, is_stream, read_limited
 from ..core.tables import load_json
 from ..generate.assembly import Assembler, make_assembler
 from ..generate.options import SpeechOptions, check_seed
@@ -71,7 +74,7 @@ class Journal:
             raise OptionError(f"{output} is a pipe or a device, where a job can't be resumed; name a file")
         self.folder = self.output.with_name(self.output.name + '.parts')
         try:
-            self.job = load_json((self.folder / 'job.json').read_text(encoding='utf-8'))
+            self.job = load_json(read_limited(self.folder / 'job.json', 1 << 20, regular=True).decode('utf-8'))
         except FileNotFoundError:
             self.job = None
         except (OSError, ValueError) as e:
@@ -129,15 +132,13 @@ class Journal:
         number: int,
     ) -> dict[str, Tensor] | None:
         "Return an entry, None if there is none; raises `OptionError`."
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         try:
-            return load(self._path(kind, number).read_bytes())
+            found = load_tensors(self._path(kind, number))
         except FileNotFoundError:
             return None
-        except (OSError, SafetensorError) as e:
+        except (OSError, BundleError) as e:
             raise self._unreadable(e) from None
+        return {name: tensor.clone() for name, tensor in found.items()}  # the file may be removed before they are used
 
     def drop(
         self,
@@ -166,7 +167,13 @@ class BookWriter:
         self.segments, self.assembler, self.write, self.journal = segments, assembler, write, journal
         self.on_progress = on_progress or (lambda *progress: None)
         self.length, self.resumed = 0, 0  # samples written; segments that the journal held
-        self._section = []  # samples of the section at hand
+        self._section, self._section_words = [], []  # samples and words of the section at hand
+        self.words = []  # all words so far, if the options ask for them
+
+    def _note(self, segments: list[Segment], times: Tensor):
+        "Add the words of finished segments with their times."
+        texts = [text for segment in segments for text, _ in segment.words if text]
+        self.words += [Word(text, *time) for text, time in zip(texts, times.tolist(), strict=True)]
 
     def restore(self) -> list[Tensor]:
         "Write the finished sections of the journal; returns the samples of the finished segments after them."
@@ -177,6 +184,8 @@ class BookWriter:
             if entry is None:
                 break
             self._put(entry['sound'])
+            if 'times' in entry:
+                self._note(self.segments[self.resumed : number + 1], entry['times'])
             self.assembler.recent, self.assembler.gain = entry['recent'], entry['gain'].item()
             self.resumed = number + 1
             self.on_progress('speech', self.resumed, len(self.segments))
@@ -186,6 +195,7 @@ class BookWriter:
             if entry is None:
                 break
             finished.append(entry['samples'])
+            self.segments[self.resumed].times = entry.get('times')
             self.resumed += 1
         return finished
 
@@ -195,12 +205,15 @@ class BookWriter:
     ):
         "Write one more segment."
         number, sound = part.segment.number, to_int16(part.samples)
+        self.words += part.words
         if self.journal is None:
             self._put(sound)
         else:
             if number >= self.resumed and not part.segment.section_end:
-                self.journal.keep('segment', number, samples=part.vocoded)
+                times = {} if part.segment.times is None else dict(times=part.segment.times)
+                self.journal.keep('segment', number, samples=part.vocoded, **times)
             self._section.append(sound)
+            self._section_words += part.words
             if part.segment.section_end:
                 self._close_section(number)
         self.on_progress('speech', number + 1, len(self.segments))
@@ -208,10 +221,15 @@ class BookWriter:
     def _close_section(self, number: int):
         "Write a complete section to the journal and to the file."
         sound, gain = torch.cat(self._section), torch.tensor(self.assembler.gain, dtype=torch.float64)
-        self.journal.keep('section', number, sound=sound, recent=self.assembler.recent, gain=gain)
+        tensors = dict(sound=sound, recent=self.assembler.recent, gain=gain)
+        if self.segments[number].words is not None:
+            times = [(word.start, word.end) for word in self._section_words]
+            tensors['times'] = torch.tensor(times, dtype=torch.float64).reshape(-1, 2)
+        self.journal.keep('section', number, **tensors)
         for earlier in range(number + 1 - len(self._section), number):
             self.journal.drop('segment', earlier)
         self._section.clear()
+        self._section_words.clear()
         self._put(sound)
 
     def _put(self, samples: Tensor):
@@ -245,11 +263,15 @@ def read_aloud(
     batch_size: int | None = None,  # takes side by side; as many as fit into the free memory if None
     on_progress=None,  # called with (stage, done, of)
     timings: dict | None = None,  # seconds by stage are added, and the number of 'tokens'
+    captions: str | Path | None = None,  # file of the captions: .srt, .vtt or .json; sets `words`
     **kwargs,  # other fields of `SpeechOptions`
-) -> dict:  # duration (seconds), sample_rate (Hz), seed, segments, and how many of them were resumed
+) -> dict:  # duration (seconds), sample_rate (Hz), seed, segments, how many were resumed; words, if asked for
     "Speak a text into a file; raises what `TTS.synthesise` raises, and `OutputError`."
     path, watching = Path(path), dict(on_progress=on_progress, timings=timings)
     format_from_path(path)
+    if captions is not None:
+        caption_format(captions)
+        kwargs['words'] = True
     journal = Journal(path) if resume else None
     if seed is None and journal and journal.job:
         seed = journal.job['seed']
@@ -265,10 +287,14 @@ def read_aloud(
         writer = BookWriter(segments, assembler, write, journal, on_progress)
         finished = writer.restore()
         rest = segments[writer.resumed - len(finished) :]
-        with closing(render(rest, options, source, assembler=assembler, finished=finished, **watching)) as parts:
+        watching |= dict(assembler=assembler, finished=finished, start=writer.length / assembler.sample_rate)
+        with closing(render(rest, options, source, **watching)) as parts:
             for part in parts:
                 writer.add(part)
+    if captions is not None:
+        save_captions(writer.words, captions)
     if journal:
         journal.close()
     duration, rate = writer.length / assembler.sample_rate, assembler.sample_rate
-    return dict(duration=duration, sample_rate=rate, seed=seed, segments=len(segments), resumed=writer.resumed)
+    done = dict(duration=duration, sample_rate=rate, seed=seed, segments=len(segments), resumed=writer.resumed)
+    return done | (dict(words=writer.words) if options.words else {})

@@ -95,7 +95,12 @@ class OpenAISpeechRequest(BaseModel):
         description="`audio`: bytes. `sse`: server-sent events `speech.audio.delta`, which contain base64, "
         "and `speech.audio.done`.",
     )
-    speed: float = Field(1.0, description="Only 1; time stretching degrades the audio.")
+    timestamp_granularities: list[Literal['word']] = Field(
+        [],
+        description='`["word"]`, with `stream_format` sse: an event `speech.audio.words` after the sound of each '
+        "segment tells when its words are said, in seconds from the beginning.",
+        max_length=1,
+    )
     instructions: str | None = Field(None, description="Ignored: the models take no instructions.")
     lang_code: Literal['a', 'b'] | None = Field(
         None, description="As in Kokoro-FastAPI: a is `accent` american, b british, where the model has accents."
@@ -120,7 +125,7 @@ class OpenAISpeechRequest(BaseModel):
         return given
 
 # %% ../../nbs/serve/10_schema.ipynb #c8280ca4
-SAMPLING_FIELDS = ('guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature')
+SAMPLING_FIELDS = ('speed', 'guidance', 'prompt_guidance', 'top_p', 'top_k', 'temperature')
 TEXT_FIELDS = ('spoken', 'language', 'accent', 'emoji', 'strict')
 MAX_LANGUAGE = 35  # characters in the name of a language
 
