@@ -100,7 +100,7 @@ def test_names_and_states_for_a_screen_reader(page):
     until(lambda: page.find(".widget-readout").is_displayed())
     until(lambda: all(slider.accessible_name for slider in page.all("[role=slider]")))
     sliders = [slider.accessible_name for slider in page.all("[role=slider]")]
-    assert sliders == ["Guidance", "Text guidance", "Top p", "Temperature", "Takes"]
+    assert sliders == ["Guidance", "Text guidance", "Top p", "Temperature", "Takes", "Speed"]
     all_fields = page.all("textarea, select, input[type=number], input[type=checkbox]")
     fields = {field.accessible_name for field in all_fields if field.is_displayed()}
     assert {"Text to speak", "Accent", "Top k", "Seed", "Denoiser: on", "Seed: a new one each time"} <= fields

@@ -18,7 +18,7 @@ pytest.importorskip("anywidget", reason="anywidget isn't installed, which metavo
 
 from metavoice.audio.sound import Audio, load_audio
 from metavoice.core.errors import BundleError, OptionError
-from metavoice.ui.pages import make_app_notebook, serve_page
+from metavoice.ui.pages import listen, make_app_notebook, serve_page
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT/"metavoice"/"nano"
@@ -42,6 +42,18 @@ def test_only_the_finetuning_notebook_has_a_folder():
 def test_a_model_name_stays_a_string():
     source = make_app_notebook(model="a'); import os; os.abort() #\\").cells[0].source
     assert compile(source, "cell", "exec") and "CloneApp(\"a'); import os; os.abort() #\\\\\")" in source
+
+
+@pytest.mark.parametrize("port", [None, 0])
+def test_the_server_of_a_page_does_not_wait_in_accept(port):
+    sockets = listen("127.0.0.1", port)
+    try:
+        for one in sockets:
+            with pytest.raises(BlockingIOError):
+                one.accept()
+    finally:
+        for one in sockets:
+            one.close()
 
 
 def test_errors_are_raised_before_the_page_opens():
