@@ -6,7 +6,7 @@ from importlib import import_module
 
 os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # onnxruntime reads it when it is imported
 
-_MODULES = dict(TTS='generate.tts', Audio='audio.sound', Voice='generate.voice')
+_MODULES = dict(TTS='generate.tts', Audio='audio.sound', Voice='bundle.voice')
 __all__ = list(_MODULES)
 
 

@@ -73,9 +73,8 @@ def add_book_arguments(
     command,  # a parser
 ):
     "Add the options that say what is written."
-    command.add_argument(
-        '-o', '--output', metavar='PATH', help="file to write (.m4b, .m4a or .mp3), or a folder (default: BOOK.m4b)"
-    )
+    about = "file to write (.m4b, .m4a or .mp3), or a folder (default: BOOK.m4b)"
+    command.add_argument('-o', '--output', dest='target', metavar='PATH', help=about)
     command.add_argument(
         '--format', metavar='NAME', help="write a folder of files in this format: wav, flac, ogg or mp3 (default: mp3)"
     )
@@ -165,7 +164,7 @@ def check_book(
 
     if args.workers and not args.ray:
         raise OptionError("--workers is an option of a cluster; add --ray")
-    output = Path(args.output or (Path(args.book).stem if args.format else f'{Path(args.book).stem}.m4b'))
+    output = Path(args.target or (Path(args.book).stem if args.format else f'{Path(args.book).stem}.m4b'))
     if check_book_output(output, args.format)[0] != '/':
         check_replacing(check_output_path(output, (output.suffix[1:].lower(),)), args.force)
     return output

@@ -120,7 +120,7 @@ def voices_command(
     store = VoiceStore(voices_dir(), MOST_USER_VOICES, bundle.voices)
     if args.action == 'list':
         found = describe_voices(bundle, store.list())
-        lines = [json.dumps(found, indent=1, ensure_ascii=False)] if args.json else format_voices(found)
+        lines = json.dumps(found, indent=1, ensure_ascii=False).split('\n') if args.json else format_voices(found)
     elif args.action == 'remove':
         if args.name in bundle.voices:
             raise VoiceTaken(f"{args.name!r} is a voice of model {bundle.name!r} and can't be removed")

@@ -279,7 +279,7 @@ class DataReport:
             lines.append(f"{name}: {sizes}")
         for name, problems in (('to repair', self.fatal), ('warnings', self.warnings)):
             if problems:
-                lines.append(f"{len(problems)} {name}:" + ''.join(f'\n  {p}' for p in problems))
+                lines += [f"{len(problems)} {name}:", *(f'  {p}' for p in problems)]
         return lines if self.problems else [*lines, 'no problems']
 
     def __str__(self):

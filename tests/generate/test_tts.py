@@ -280,7 +280,7 @@ def test_public_names_load_lazily():
     code = "import sys, metavoice; assert 'torch' not in sys.modules; from metavoice import TTS, Audio, Voice; " \
            "print(TTS.__module__, Audio.__module__, Voice.__module__, *metavoice.__all__)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    homes = ["metavoice.generate.tts", "metavoice.audio.sound", "metavoice.generate.voice"]
+    homes = ["metavoice.generate.tts", "metavoice.audio.sound", "metavoice.bundle.voice"]
     assert run.stdout.split() == [*homes, "TTS", "Audio", "Voice"]
     with pytest.raises(AttributeError, match="module 'metavoice' has no attribute 'nothing'"):
         metavoice.nothing

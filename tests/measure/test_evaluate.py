@@ -49,7 +49,7 @@ def test_settings_leave_the_model_alone(tts):
 
 
 @pytest.mark.parametrize("settings, message", [
-    (dict(speed=1), "unknown setting 'speed'"),
+    (dict(tempo=1), "unknown setting 'tempo'"),
     (dict(temperature=-1), "temperature is -1"),
     (dict(vocoder="organ"), "vocoder is 'organ'"),
     (dict(top_k=1.5), "top_k is 1.5"),

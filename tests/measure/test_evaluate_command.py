@@ -62,7 +62,7 @@ def test_grid(capsys, own, tmp_path):
     (["--plot", "no/a.png"], "there is no folder no"),
     (["--grid", "temperature"], "as in temperature=0.5,0.7,1.0"),
     (["--grid", "temperature=1", "--grid", "temperature=2"], "one setting twice"),
-    (["--grid", "speed=1"], "unknown setting 'speed'"),
+    (["--grid", "tempo=1"], "unknown setting 'tempo'"),
     (["--grid", "temperature=1", "--out", "x"], "--out"),
     (["--seeds", "0"], "'0' isn't allowed"),
     (["--voices", "nobody.wav"], "no such file"),

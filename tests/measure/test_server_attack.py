@@ -30,5 +30,7 @@ def test_the_command_prints_the_figures_and_writes_them(capsys, tmp_path, monkey
     monkeypatch.setattr(server_faults, "try_faults", lambda minutes: dict(minutes=minutes, attack=dict(lost=0)))
     path = tmp_path/"attack.json"
     assert main(["benchmark", "--attack", "--json", str(path)]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(path.read_text()) == dict(minutes=5.0, attack=dict(lost=0))
+    printed, found = json.loads(capsys.readouterr().out), json.loads(path.read_text())
+    assert printed == found and found["generator"].startswith("made by metavoice")
+    assert found == dict(generator=found["generator"], minutes=5.0, attack=dict(lost=0))
     assert main(["benchmark", "--attack", "0"]) == 2

@@ -77,7 +77,7 @@ def test_settings_reach_the_model(app, tts, monkeypatch):
         return Audio(torch.ones(2400)/2, 24000)
 
     monkeypatch.setattr(tts, "synthesise", synthesise)
-    wanted = dict(guidance=2.5, prompt_guidance=1.5, top_p=.95, temperature=1.1, takes=4)
+    wanted = dict(guidance=2.5, prompt_guidance=1.5, top_p=.95, temperature=1.1, takes=4, speed=1.25)
     for name, value in wanted.items():
         app.settings.sliders[name].value = value
     app.settings.denoise.value, app.settings.top_k.value = True, 50
