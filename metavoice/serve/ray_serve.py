@@ -100,8 +100,11 @@ class ReplicatedSpeech(ServerState):
         on_loaded: Callable[[], None] | None = None,  # called before the first request is accepted
     ):
         super().__init__(config, config.model)
-        import_ray()
-        self.on_loaded, self.jobs, self.handle, self.owns_cluster = on_loaded, 0, None, False
+        import_serve()
+        os.environ.setdefault('RAY_worker_niceness', '0')  # of a cluster that is started here; Ray's own is 15
+        # in the main thread and before uvicorn runs, because Ray sets signal handlers too
+        self.owns_cluster = connect(None if config.ray == 'here' else config.ray)
+        self.on_loaded, self.jobs, self.handle = on_loaded, 0, None
         self.application = f'metavoice-{secrets.token_hex(4)}'  # two servers can share a cluster
 
     def num_jobs(self) -> int:
@@ -111,7 +114,6 @@ class ReplicatedSpeech(ServerState):
     def load(self):
         "Start the replicas and wait until they have loaded their models; raises `MetaVoiceError`."
         ray, serve = import_ray(), import_serve()
-        self.owns_cluster = connect(None if self.config.ray == 'here' else self.config.ray)
         config = replace(self.config, voices=self.config.voices or str(voices_dir()))
         plan = plan_replicas(config, ray.cluster_resources())
         self.max_uploads = self.config.uploads * plan.get('num_replicas', self.config.max_replicas or 1)

@@ -116,7 +116,7 @@ class SentBytes:
     "What has been sent to a client, so that a second response can go on behind it."
 
     def __init__(self):
-        self.length, self.hash, self.started = 0, hashlib.sha256(), False
+        self.length, self.hash, self.started, self.ended = 0, hashlib.sha256(), False, False
 
     def begin_again(self):
         "Begin a further response."
@@ -156,13 +156,13 @@ class Relay:
         headers = dict(scope['headers'])
         is_upload = headers.get(b'content-type', b'').startswith(b'multipart/')
         with self.state.upload_place() if is_upload else nullcontext():
-            body = await read_body(receive)
-            answering = asyncio.create_task(self.answer(scope, body, send))
+            body, sent = await read_body(receive), SentBytes()
+            answering = asyncio.create_task(self.answer(scope, body, sent, send))
             leaving = asyncio.create_task(self.wait_for_disconnect(receive))
             try:
                 await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
-                if answering.done():
-                    answering.result()
+                if answering.done() or sent.ended:  # what the replica noted may follow
+                    await answering
                 else:
                     self.state.metrics.left.inc()
                     self.about(scope)['left'] = True
@@ -180,9 +180,8 @@ class Relay:
         "Return what the log tells about a request."
         return scope.setdefault('state', {}).setdefault('about', {})
 
-    async def answer(self, scope, body: bytes, send):
+    async def answer(self, scope, body: bytes, sent: SentBytes, send):
         "Send the response of one replica, or of several in turn; raises an error that occurs before the first byte."
-        sent = SentBytes()
         try:
             await self.ask_in_turn(scope, body, sent, send)
         except (APIError, MetaVoiceError) as e:
@@ -219,6 +218,7 @@ class Relay:
             data, more = sent.rest(message.get('body', b'')), message.get('more_body', False)
             if not more:
                 sent.check_end()
+                sent.ended = True
             if data or not more:
                 await send(message | dict(body=data))
 
