@@ -34,7 +34,7 @@ from . import schema
 from .config import ServerConfig, parse_voice_names
 from .errors import APIError
 from .fetch import read_upload
-from .job import SpeechJob
+from .job import Repeat, SpeechJob
 from .monitoring import log_event
 from .response import SpeechResponse, make_waker
 from .schema import SAMPLING_FIELDS, TEXT_FIELDS, SpeechRequest, VoiceReference, describe_option
@@ -269,15 +269,16 @@ async def start_speech(
 ) -> SpeechResponse:
     "Return the response with the speech of a text."
     ready, about = asyncio.Event(), request.state.about
-    repeat = getattr(request.state, 'seed', None)  # so that another replica can go on
-    segments = await self.split_in_turn(text, voice, repeat if seed is None else seed, options)
+    repeat = getattr(request.state, 'repeat', Repeat(None, None))
+    segments = await self.split_in_turn(text, voice, repeat.seed if seed is None else seed, options)
     rate = 48_000 if options.denoise else self.tts.bundle.codec.sample_rate
     encoder = StreamEncoder(format, rate, origin=speech_origin(self.tts.bundle, voice))
     job = self._make_job(
         segments,
         options,
         None if whole or seed is not None else self.chunk,
-        deterministic=seed is not None or repeat is not None,
+        running=repeat.running,
+        deterministic=seed is not None or repeat.seed is not None,
         encoder=encoder,
         deadline=time.monotonic() + self.config.timeout,
         on_ready=make_waker(ready),

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastcore.basics import patch
 
@@ -21,7 +22,7 @@ from ..core.errors import MetaVoiceError
 from ..generate.options import SpeechOptions
 
 # %% auto #0
-__all__ = ['TIMEOUT_MESSAGE', 'Disconnected', 'DeadlineExceeded', 'SpeechJob']
+__all__ = ['TIMEOUT_MESSAGE', 'Disconnected', 'DeadlineExceeded', 'Repeat', 'SpeechJob']
 
 # %% ../../nbs/serve/03_job.ipynb #c02c9238
 class Disconnected(MetaVoiceError):
@@ -35,6 +36,13 @@ class DeadlineExceeded(Disconnected):
 TIMEOUT_MESSAGE = "the speech wasn't ready within the time that a request may take; send less text, or retry later"
 
 # %% ../../nbs/serve/03_job.ipynb #eedb49f3
+class Repeat(NamedTuple):
+    "What a response depends on beside its request: with the same values, it has the same bytes a second time."
+
+    seed: int | None  # of a request that has none
+    running: int | None  # chunks are as long as with so many running jobs
+
+# %% ../../nbs/serve/03_job.ipynb #be6abc3a
 @dataclass(eq=False)
 class SpeechJob:
     "A text that is synthesised for one client."
@@ -42,6 +50,7 @@ class SpeechJob:
     segments: list  # of `Segment`
     options: SpeechOptions  # resolved
     chunk: float | None = None  # seconds of sound in a chunk; None for whole segments, equal to `TTS.synthesise`
+    running: int | None = None  # chunks are as long as with so many running jobs; None for those that run meanwhile
     deterministic: bool = True  # same bits each time: the denoiser isn't shared with other jobs
     encoder: StreamEncoder | None = None  # samples to bytes; None hands on samples
     deadline: float = math.inf  # on the clock of `time.monotonic`

@@ -21,6 +21,7 @@ from ..jobs.ray_backend import connect, import_ray
 from .api import SpeechAPI
 from .app import ROUTES, Server, add_checks, add_error_handlers, add_route, make_api, make_lifespan
 from .config import ServerConfig
+from .job import Repeat
 from .monitoring import configure_logging, log_event
 from .relay import Relay, ReplicaEnded, answer_request
 from .service import QueueFull
@@ -52,10 +53,10 @@ class SpeechReplica:
         self,
         scope: dict,  # ASGI's, of the request
         body: bytes,
-        seed: int,  # if the request has none
+        repeat: Repeat,
     ) -> AsyncIterator[dict]:
         "Yield what `answer_request` yields."
-        async for message in answer_request(self.app, scope, body, seed):
+        async for message in answer_request(self.app, scope, body, repeat):
             yield message
 
     def check_health(self):
@@ -104,19 +105,24 @@ class ReplicatedSpeech(ServerState):
         os.environ.setdefault('RAY_worker_niceness', '0')  # of a cluster that is started here; Ray's own is 15
         # in the main thread and before uvicorn runs, because Ray sets signal handlers too
         self.owns_cluster = connect(None if config.ray == 'here' else config.ray)
-        self.on_loaded, self.jobs, self.handle = on_loaded, 0, None
+        self.on_loaded, self.jobs, self.num_replicas, self.handle = on_loaded, 0, 1, None
         self.application = f'metavoice-{secrets.token_hex(4)}'  # two servers can share a cluster
 
     def num_jobs(self) -> int:
         "Return the number of requests that are running or waiting."
         return self.jobs
 
+    def jobs_per_model(self) -> float:
+        "Return the number of requests for each replica."
+        return self.jobs / self.num_replicas
+
     def load(self):
         "Start the replicas and wait until they have loaded their models; raises `MetaVoiceError`."
         ray, serve = import_ray(), import_serve()
         config = replace(self.config, voices=self.config.voices or str(voices_dir()))
         plan = plan_replicas(config, ray.cluster_resources())
-        self.max_uploads = self.config.uploads * plan.get('num_replicas', self.config.max_replicas or 1)
+        self.num_replicas = plan.get('num_replicas') or plan['autoscaling_config']['min_replicas']
+        self.max_uploads = self.config.uploads * (self.config.max_replicas or self.num_replicas)
         replicas = serve.deployment(SpeechReplica).options(name='replica', **plan).bind(config)
         try:
             serve.start(http_options=dict(location='NoServer'))
@@ -128,15 +134,14 @@ class ReplicatedSpeech(ServerState):
             self.on_loaded()
         if self.status == 'loading':
             self.status = 'ok'
-        count = plan.get('num_replicas')
-        log_event('ready', pid=os.getpid(), model=self.name, replicas=count, config=repr(self.config))
+        log_event('ready', pid=os.getpid(), model=self.name, replicas=self.num_replicas, config=repr(self.config))
 
-    async def ask(self, scope: dict, body: bytes, seed: int) -> AsyncIterator[dict]:
+    async def ask(self, scope: dict, body: bytes, repeat: Repeat) -> AsyncIterator[dict]:
         "Yield the messages of a replica; raises `ReplicaEnded`, and `QueueFull` if too many requests wait."
         from ray.exceptions import RayActorError
         from ray.serve.exceptions import BackPressureError
 
-        response = self.handle.answer.options(stream=True).remote(scope, body, seed)
+        response = self.handle.answer.options(stream=True).remote(scope, body, repeat)
         self.jobs += 1
         ended = False
         try:

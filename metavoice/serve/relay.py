@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 from ..core.errors import MetaVoiceError
 from .errors import APIError
+from .job import Repeat
 from .monitoring import logger
 from .state import ServerState
 
@@ -55,14 +56,14 @@ async def answer_request(
     app,  # an ASGI application
     scope: dict,  # of the request
     body: bytes,
-    seed: int,  # the handlers find it in the request's state
+    repeat: Repeat,  # the handlers find it in the request's state
 ) -> AsyncIterator[dict]:  # ASGI messages, and at the end one of the type `about`
     """Run an app on a whole request and yield the messages that it sends; closing the iterator disconnects the app.
 
     The last message has the app's route and what its handlers noted about the request.
     """
     messages, ended = asyncio.Queue(4), asyncio.Event()
-    scope = scope | dict(state=dict(about={}, seed=seed))
+    scope = scope | dict(state=dict(about={}, repeat=repeat))
     parts = iter([dict(type='http.request', body=body, more_body=False)])
 
     async def receive():
@@ -145,7 +146,7 @@ class Relay:
 
     def __init__(
         self,
-        ask: Callable[[dict, bytes, int], AsyncIterator[dict]],  # as `answer_request` without its app
+        ask: Callable[[dict, bytes, Repeat], AsyncIterator[dict]],  # as `answer_request` without its app
         state: ServerState,  # of the front process
     ):
         self.ask, self.state = ask, state
@@ -192,11 +193,11 @@ class Relay:
 
     async def ask_in_turn(self, scope, body: bytes, sent: SentBytes, send):
         "Send the response of the first replica that doesn't end."
-        seed = secrets.randbelow(SEEDS)
+        repeat = Repeat(secrets.randbelow(SEEDS), 1 + round(self.state.jobs_per_model()))
         for attempt in range(ATTEMPTS):
             sent.begin_again()
             try:
-                async with aclosing(self.ask(pick_scope(scope), body, seed)) as messages:
+                async with aclosing(self.ask(pick_scope(scope), body, repeat)) as messages:
                     async for message in messages:
                         await self.pass_on(message, scope, sent, send)
                 return

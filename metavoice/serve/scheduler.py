@@ -344,9 +344,6 @@ class SharedSource:
                 yield parts
 
 # %% ../../nbs/serve/05_scheduler.ipynb #1b4a98c2
-LONGEST_PART = 4  # times the first part, of a deterministic job
-
-
 @patch
 def _stream_one(
     self: SharedSource,
@@ -355,8 +352,8 @@ def _stream_one(
     every: int,
 ):  # yields (2, frames) so far, and whether these are all
     "Yield the codes of one segment part by part, those of a short text when it has ended."
-    exact = self.job.deterministic
-    running = 1 if exact else max(1, self.num_running())
+    exact = self.job.running is not None
+    running = self.job.running or max(1, self.num_running())
     wanted, ended = max(first + every * (running - 1), generation.given), False
     while not ended:
         with self.slots.released():
@@ -364,5 +361,4 @@ def _stream_one(
         if exact and codes.shape[1] > wanted:
             codes, ended = codes[:, :wanted], False
         yield codes, ended
-        running = min(2 * running, LONGEST_PART) if exact else max(1, self.num_running())
-        wanted = codes.shape[1] + every * running
+        wanted = codes.shape[1] + every * (self.job.running or max(1, self.num_running()))

@@ -42,6 +42,10 @@ class ServerState:
         "Return the number of requests that are running or waiting."
         return 0
 
+    def jobs_per_model(self) -> float:
+        "Return the number of requests that share a model."
+        return self.num_jobs()
+
     def is_alive(self) -> bool:
         "Return whether the process works."
         return self.status != 'failed'

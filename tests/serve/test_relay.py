@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse  # noqa: E402
 
 from metavoice.serve.app import add_checks, add_error_handlers  # noqa: E402
 from metavoice.serve.config import ServerConfig  # noqa: E402
+from metavoice.serve.job import Repeat  # noqa: E402
 from metavoice.serve.relay import Relay, ReplicaEnded, answer_request  # noqa: E402
 from metavoice.serve.service import QueueFull  # noqa: E402
 from metavoice.serve.state import ServerState  # noqa: E402
@@ -28,7 +29,7 @@ async def parts(request: Request):
     async def generate():
         for n in range(PARTS):
             await asyncio.sleep(0)
-            yield f"{n}/{length}/{request.state.seed};".encode()
+            yield f"{n}/{length}/{request.state.repeat.seed};".encode()
 
     return StreamingResponse(generate(), media_type="audio/wav")
 
@@ -39,13 +40,13 @@ class Replicas:
     def __init__(self, *ends):
         self.ends, self.asked, self.open = list(ends), [], 0
 
-    async def ask(self, scope, body, seed):
-        self.asked.append((scope, seed))
+    async def ask(self, scope, body, repeat):
+        self.asked.append((scope, repeat))
         self.open += 1
         most = self.ends.pop(0) if self.ends else None
         try:
             n = 0
-            async for message in answer_request(app, scope, body, seed):
+            async for message in answer_request(app, scope, body, repeat):
                 if n == most:
                     raise ReplicaEnded("killed")
                 yield message
@@ -83,7 +84,7 @@ def test_an_answer_is_whole_whenever_a_replica_ends(ends):
     assert [int(n) for n, *_ in rows] == list(range(PARTS)), rows
     assert {length for _, length, _ in rows} == {"5"} and len({seed for *_, seed in rows}) == 1
     assert len(replicas.asked) == 1 + len(ends) and replicas.open == 0
-    assert len({seed for _, seed in replicas.asked}) == 1
+    assert len({repeat for _, repeat in replicas.asked}) == 1
     assert state.metrics.registry.get_sample_value("metavoice_audio_seconds_total") == 2.5
     labels = dict(route="/parts", status="200")
     assert state.metrics.registry.get_sample_value("metavoice_requests_total", labels) == 1
@@ -94,7 +95,7 @@ def test_each_request_has_its_own_seed():
     front, _ = make_front(replicas)
     for _ in range(3):
         post(front)
-    assert len({seed for _, seed in replicas.asked}) == 3
+    assert len({repeat.seed for _, repeat in replicas.asked}) == 3
 
 
 def test_only_plain_data_is_sent_to_replicas():
@@ -114,8 +115,8 @@ def test_three_dead_replicas_are_an_error_that_says_when_to_retry():
 
 def test_a_different_second_answer_is_not_joined_to_the_first():
     class Different(Replicas):
-        async def ask(self, scope, body, seed):
-            async for message in super().ask(scope, body, len(self.asked)):
+        async def ask(self, scope, body, repeat):
+            async for message in super().ask(scope, body, Repeat(len(self.asked), 1)):
                 yield message
 
     replicas, messages = Different(9), []
@@ -139,7 +140,7 @@ def test_a_different_second_answer_is_not_joined_to_the_first():
 
 def test_a_full_queue_has_status_429():
     class Full(Replicas):
-        async def ask(self, scope, body, seed):
+        async def ask(self, scope, body, repeat):
             raise QueueFull("too many requests are running or waiting, and no more are accepted", 5)
             yield
 
