@@ -108,8 +108,8 @@ function render({ model, el }) {
       </div>
     </div>`;
   const find = (s) => el.querySelector(s);
-  const [root, audio, play, seen, seek, time] =
-    [".mv-player", "audio", ".mv-play", ".mv-seen", "input", ".mv-clock"].map(find);
+  const [root, audio, play, seen, seek, time, format] =
+    [".mv-player", "audio", ".mv-play", ".mv-seen", "input", ".mv-clock", "select"].map(find);
   const text = textBox(find(".mv-words"), (start) => goTo(start + 0.001)); // a browser rounds times down
   const urls = {};
   const url = (name, parts, type) => {
@@ -161,12 +161,10 @@ function render({ model, el }) {
     find(".mv-save").hidden = !formats.length;
     find(".mv-repeat").hidden = !model.get("repeat_label");
     find(".mv-repeat span").textContent = model.get("repeat_label");
-    find("select").replaceChildren(...options(formats));
-    if (captions.length) {
-      const group = Object.assign(document.createElement("optgroup"), { label: "Captions" });
-      group.append(...options(captions));
-      find("select").append(group);
-    }
+    const chosen = format.value, group = Object.assign(document.createElement("optgroup"), { label: "Captions" });
+    group.append(...options(captions));
+    format.replaceChildren(...options(formats), ...(captions.length ? [group] : []));
+    if ([...formats, ...captions].includes(chosen)) format.value = chosen;
     // A browser refuses to autoplay on a page without user interaction; the button works then.
     if (model.get("autoplay")) {
       audio.play().catch(state);
@@ -185,7 +183,7 @@ function render({ model, el }) {
 
   play.onclick = () => (audio.paused ? audio.play() : audio.pause());
   seek.oninput = () => goTo(Number(seek.value));
-  find(".mv-save button").onclick = () => model.send({ format: find("select").value });
+  find(".mv-save button").onclick = () => model.send({ format: format.value });
   find(".mv-repeat").onclick = () => model.send({ repeat: true });
   for (const event of ["play", "pause", "ended", "seeked", "loadedmetadata"]) audio.addEventListener(event, state);
   model.on("change:revision", fill);

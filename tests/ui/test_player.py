@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser_page import Page
+from browser_page import Page, assert_accessible
 from helpers import until
 
 pytest.importorskip("anywidget", reason="anywidget isn't installed, which metavoice[ui] needs")
@@ -158,3 +158,12 @@ def test_twenty_thousand_words(show):
     reached = page.js(STATE)["time"]
     until(lambda: page.js(STATE)["time"] > reached + .5)
     assert page.js(STATE)["scroll"] == 0
+
+
+@pytest.mark.slow
+def test_axe_finds_nothing_serious_in_a_text_that_scrolls(show, axe):
+    page = show("I saw a dog. " * 100, 20)
+    page.all(".mv-words span")[2].click()  # the word a, a small target
+    until(lambda: page.js(STATE)["marked"] == [2])
+    assert page.js("const box = document.querySelector('.mv-words'); return box.scrollHeight > box.clientHeight")
+    assert_accessible(page, axe, "words")
