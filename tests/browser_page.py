@@ -26,6 +26,9 @@ class Page:
     def all(self, selector):
         return self.driver.find_elements("css selector", f".mv {selector}")
 
+    def shown(self, selector):
+        return [each for each in self.all(selector) if each.is_displayed()]
+
     def js(self, code, *arguments):
         return self.driver.execute_script(code, *arguments)
 

@@ -36,7 +36,7 @@ def test_axe_finds_nothing_serious_on_the_clone_page(page, axe, tmp_path):
     page.choose_voice("+ your own")
     (tmp_path/"odd.mp3").write_bytes(b"nothing of the kind")
     page.find("input[type=file]").send_keys(str(tmp_path/"odd.mp3"))
-    until(lambda: page.all(".mv-bad"))
+    until(lambda: page.shown(".mv-bad"), 60)
     assert_accessible(page, axe, "error, speech and history")
 
 

@@ -123,7 +123,7 @@ def upload_voices(page, folder):
     upload = page.find("input[type=file]")
     (folder/"odd.mp3").write_bytes(b"nothing of the kind")
     upload.send_keys(str(folder/"odd.mp3"))
-    until(lambda: "can't read odd.mp3: it isn't audio" in page.find(".mv-bad").text)
+    until(lambda: page.says("can't read odd.mp3: it isn't audio"), 60)
     bella = load_audio(NANO/"voices"/"af_bella.ogg").resample(48000)
     Audio(bella.samples.repeat(4)[:110*48000], 48000).save(folder/"me.wav")
     assert (folder/"me.wav").stat().st_size > 10e6
@@ -166,12 +166,12 @@ def test_a_sentence_in_an_uploaded_voice(page, tmp_path):
 
     page.find("textarea").clear()
     page.find("textarea").send_keys("日本")
-    until(lambda: page.all(".mv-stack .mv-bad"))
+    until(lambda: page.shown(".mv-stack .mv-bad"), 60)
     page.find(".mv-main").click()
-    until(lambda: page.all(".mv-column:nth-child(2) [role=alert].mv-bad"))
-    until(lambda: len(page.all("[role=alert].mv-bad")) == 1)  # said once, at the button
+    until(lambda: page.shown(".mv-column:nth-child(2) [role=alert].mv-bad"), 60)
+    until(lambda: len(page.shown("[role=alert].mv-bad")) == 1, 60)  # said once, at the button
     page.find("textarea").send_keys(" The dog slept.")
-    until(lambda: not page.all("[role=alert].mv-bad"))
+    until(lambda: not page.shown("[role=alert].mv-bad"), 60)
 
     urls = page.js("return performance.getEntriesByType('resource').map(e => e.name)")
     hosts = {urlsplit(url).hostname for url in urls if url.startswith("http")}
