@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import slowness
 
 from metavoice.core.errors import OptionError, TextError
 from metavoice.text.markup import Block
@@ -91,7 +92,7 @@ def test_repeated_units_take_linear_time(unit):
         said = spoken(text)
     except TextError:  # too much silence asked for
         said = ""
-    assert time.process_time() - start < 3  # alone on a core less than a second
+    assert time.process_time() - start < 3 * slowness()  # alone on a core less than a second
     assert said == said.strip() and len(said) < 30 * len(text)
 
 
@@ -101,7 +102,7 @@ def test_random_texts_take_linear_time(seed):
     text = "".join(rng.choices(" .,;:!?/@#_-–—aBz1290()[]{}\"'\\*&$€%+=<>|~^`😀²½é東\n", k=100_000))
     start = time.process_time()
     spoken(text, rng.choice(["en", "en-GB"]))
-    assert time.process_time() - start < 3
+    assert time.process_time() - start < 3 * slowness()
 
 
 @pytest.mark.parametrize("unit", ["1. a\n", "a\n\n", "- a\n", "a.\n", '"a!"\n', "lines", "numbers", "names"])
@@ -115,7 +116,7 @@ def test_tiny_blocks_take_linear_time(unit):
     text = texts.get(unit, unit * (100_000 // len(unit)))
     start = time.process_time()
     parts = split_with_pauses(prepare_text(text, NANO), NANO, 80, one_sentence=True)
-    assert time.process_time() - start < 3 and len(parts) > 5000
+    assert time.process_time() - start < 3 * slowness() and len(parts) > 5000
 
 
 def test_random_short_texts_are_said_without_digits():
@@ -245,7 +246,7 @@ def test_large_lexicon_takes_linear_time():
     lexicon = {f"word{i}": f"said {i}" for i in range(20_000)} | {"(": "open", "a b": "x"}
     start = time.process_time()
     said = say_block("a ( word77 " * 3000, TextOptions(lexicon=lexicon))
-    assert said.count("said 77") == 3000 and time.process_time() - start < 4
+    assert said.count("said 77") == 3000 and time.process_time() - start < 4 * slowness()
 
 
 @pytest.mark.parametrize("entries, message", [(["a"], "not be a list"), ({"a": 1}, "'a': 1"), ({" ": "x"},
