@@ -26,6 +26,9 @@ class Page:
     def all(self, selector):
         return self.driver.find_elements("css selector", f".mv {selector}")
 
+    def shown(self, selector):
+        return [each for each in self.all(selector) if each.is_displayed()]
+
     def js(self, code, *arguments):
         return self.driver.execute_script(code, *arguments)
 
@@ -99,3 +102,31 @@ class Page:
             if self.focused().accessible_name.strip().lower() == name.lower():
                 return self.focused()
         raise AssertionError(f"{most} times Tab don't reach {name!r}")
+
+
+RUN_AXE = """
+const done = arguments[0];
+requestAnimationFrame(async () => {  // the colours of another theme fade in
+  await Promise.all(document.getAnimations().filter(a => a instanceof CSSTransition).map(a => a.finished));
+  done(await axe.run(document, {resultTypes: ['violations']}));
+});"""
+
+
+def assert_accessible(page, axe, state):
+    "Check the page as it is, in both themes and on both screens."
+    if not page.js("return !!window.axe"):
+        page.js(axe)
+    for dark in (False, True):
+        for width in (1280, 390):
+            page.set_theme(dark)
+            page.set_width(width)
+            found = page.driver.execute_async_script(RUN_AXE)
+            serious = [
+                (violation["id"], node["html"][:200])
+                for violation in found["violations"]
+                if violation["impact"] in ("serious", "critical")
+                for node in violation["nodes"]
+            ]
+            assert not serious, (state, dark, width, serious)
+    page.set_theme(False)
+    page.set_width(1280)

@@ -31,7 +31,8 @@ from metavoice.ui.look import (
 
 from ..generate.options import SpeechOptions
 from ..generate.tts import TTS
-from .panels import EXAMPLE_TEXT, HistoryEntry, HistoryPanel, SettingsPanel, TextPanel, VoicePanel
+from .history import HistoryEntry, HistoryPanel
+from .panels import EXAMPLE_TEXT, SettingsPanel, TextPanel, VoicePanel
 
 # %% auto #0
 __all__ = ['as_tts', 'describe_model', 'CloneApp']
@@ -62,8 +63,11 @@ class CloneApp(VBox):
         self.voice = VoicePanel(self.tts, executor=self.executor)
         self.text, self.settings = TextPanel(self.tts, text), SettingsPanel(self.tts)
         self.start_button = add_classes(Button(description="Speak"), 'main', 'grow')
+        again = "Speak the text in the player again, in the same voice and with the same settings, with the next seed"
+        self.take_button = Button(description="Another take", tooltip=again, disabled=True)
         self.stop_button = Button(description="Stop", disabled=True)
         self.start_button.on_click(self.start)
+        self.take_button.on_click(self.start_take)
         self.stop_button.on_click(self.stop)
         self.progress, self.notice = SpeechProgress(), Notice(reveal=True)
         self.player = Player(repeat_label="Use text, voice and seed again", on_repeat=self.restore_entry)
@@ -80,7 +84,7 @@ class CloneApp(VBox):
         # An anywidget ignores later changes of its classes, so a box around it is hidden instead.
         self.player_box = set_visible(Box([self.player]), False)
         more = Disclosure("Settings", self.settings)
-        buttons = add_classes(HBox([self.start_button, self.stop_button]), 'row')
+        buttons = add_classes(HBox([self.start_button, self.take_button, self.stop_button]), 'row')
         result = card("Speech", buttons, self.progress, self.notice, self.placeholder, self.player_box)
         sides = [card("Text", self.text), card("Voice", self.voice), more], [result, self.history_card]
         return page(columns(*sides), heading="text to speech in a voice of your choice", model=describe_model(self.tts))
@@ -94,7 +98,8 @@ def show_entry(self: CloneApp, entry: HistoryEntry):
     # The player brings itself into view when it gets a sound, so it is shown first.
     set_visible(self.placeholder, False)
     set_visible(self.player_box, True)
-    self.player.show(entry.audio, truncate_text(entry.text), entry.about, name=name, autoplay=True)
+    heading = truncate_text(entry.text)
+    self.player.show(entry.audio, heading, entry.about, name=name, autoplay=True, text=entry.text)
     self.notice.show(' '.join(entry.notes), 'note')
     self.history.mark(entry)
     set_visible(self.history_card, len(self.history.entries) > 1)
@@ -123,9 +128,9 @@ def run_job(self: CloneApp, text: str, voice_name: str, options: dict):
             self.progress.start_speech(text, self.tts)
             with WarningCollector() as warnings:
                 voice = self.voice.voice(voice_name)
-                self.tts.make_ready(SpeechOptions(**options), on_progress=partial(on_progress, 'compiling'))
+                self.tts.make_ready(SpeechOptions(**options, words=True), on_progress=partial(on_progress, 'compiling'))
                 started = time.monotonic()
-                audio = self.tts.synthesise(text, voice, **options, on_progress=on_progress)
+                audio = self.tts.synthesise(text, voice, **options, words=True, on_progress=on_progress)
             took = time.monotonic() - started
             entry = HistoryEntry(text, voice.name, options, audio, took, warnings.lines)
             self.history.add(entry)
@@ -135,18 +140,37 @@ def run_job(self: CloneApp, text: str, voice_name: str, options: dict):
     finally:
         self.progress.stop()
         self.start_button.disabled, self.stop_button.disabled = False, True
+        self.take_button.disabled = self.current is None
 
 # %% ../../nbs/ui/02_clone.ipynb #9310772e
 @patch
-def start(self: CloneApp, _=None):
-    "Start synthesis with the values of the panels; does nothing while a job is running."
-    if self.future is not None and not self.future.done():
-        return
+def is_busy(self: CloneApp) -> bool:
+    "Return whether a job is running."
+    return self.future is not None and not self.future.done()
+
+
+@patch
+def submit(self: CloneApp, text: str, voice_name: str, options: dict):
+    "Run a job in the worker thread."
     self.stop_event.clear()
     self.notice.clear()
-    self.start_button.disabled, self.stop_button.disabled = True, False
-    arguments = self.text.value, self.voice.choice.value, self.settings.value
-    self.future = self.executor.submit(self.run_job, *arguments)
+    self.start_button.disabled, self.take_button.disabled, self.stop_button.disabled = True, True, False
+    self.future = self.executor.submit(self.run_job, text, voice_name, options)
+
+
+@patch
+def start(self: CloneApp, _=None):
+    "Start synthesis with the values of the panels; does nothing while a job is running."
+    if not self.is_busy():
+        self.submit(self.text.value, self.voice.choice.value, self.settings.value)
+
+# %% ../../nbs/ui/02_clone.ipynb #57272f32
+@patch
+def start_take(self: CloneApp, _=None):
+    "Speak the entry in the player again with the next seed; does nothing while a job is running, or without an entry."
+    entry = self.current
+    if entry is not None and not self.is_busy():
+        self.submit(entry.text, entry.voice, entry.options | dict(seed=self.history.next_seed(entry)))
 
 # %% ../../nbs/ui/02_clone.ipynb #84a8d78b
 @patch

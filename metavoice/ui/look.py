@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import string
 import threading
 import time
 from contextlib import contextmanager
@@ -20,17 +21,18 @@ from ipywidgets import HTML, Box, Button, VBox
 
 import metavoice
 
+from ..audio.captions import format_captions
 from ..audio.encode import AUDIO_FORMATS
 from ..audio.features import log_mel
-from ..audio.sound import Audio
+from ..audio.sound import Audio, Word
 from ..core.errors import MetaVoiceError
 from ..generate.tts import TTS
 
 # %% auto #0
 __all__ = ['WEB_DIR', 'TYPICAL_CHARS_PER_SECOND', 'logger', 'add_classes', 'AriaAttributes', 'page', 'card', 'columns',
-           'set_visible', 'Disclosure', 'waveform_peaks', 'spectrogram_png', 'Player', 'Gallery', 'format_duration',
-           'truncate_text', 'labelled_control', 'Notice', 'ProgressPanel', 'SpeechProgress', 'StopRequested',
-           'show_errors', 'WarningCollector']
+           'set_visible', 'Disclosure', 'waveform_peaks', 'spectrogram_png', 'words_to_show', 'Player', 'Gallery',
+           'format_duration', 'truncate_text', 'labelled_control', 'Notice', 'ProgressPanel', 'SpeechProgress',
+           'StopRequested', 'show_errors', 'WarningCollector']
 
 # %% ../../nbs/ui/00_look.ipynb #9a4229f8
 WEB_DIR = Path(metavoice.__file__).parent / 'web'  # JavaScript, style sheet and the page template
@@ -147,14 +149,41 @@ def spectrogram_png(
     return file.getvalue()
 
 # %% ../../nbs/ui/00_look.ipynb #8be32474
+CAPTION_TYPES = dict(srt='application/x-subrip', vtt='text/vtt')  # captions that can be downloaded
+
+LOOK_AHEAD = 1000  # characters of a text in which the next word is looked for; unsaid parts can be longer
+
+# %% ../../nbs/ui/00_look.ipynb #13db3c36
+def words_to_show(
+    words: list[Word],
+    text: str = '',  # that has the words
+) -> list[list]:  # for each word what stands before it, the word, and its start in seconds
+    "Return the words of a speech for the player, with the line breaks of the text."
+    shown, at, latest = [], 0, 0.0
+    for word in words:
+        before, latest = ' ' if shown else '', max(latest, word.start)
+        for n, part in enumerate(word.text.split()):  # one entry can have several words, such as 3 March
+            bare = part.strip(string.punctuation) or part  # a mark can be outside of the markup around the word
+            found = text.find(bare, at, at + LOOK_AHEAD)
+            if found < 0:
+                continue
+            if n == 0 and shown:
+                before = '\n' * min(2, text.count('\n', at, found)) or ' '
+            at = found + len(bare)
+        shown.append([before, word.text, round(latest, 3)])
+    return shown
+
+# %% ../../nbs/ui/00_look.ipynb #612244c3
 class Player(anywidget.AnyWidget):
-    "Play, seek, show and download one `Audio`."
+    "Play, seek, show and download one `Audio`, and mark the word that is being said."
 
     _esm = WEB_DIR / 'player.js'
     sound = traitlets.Bytes(b'').tag(sync=True)  # FLAC; empty hides the player
     picture = traitlets.Bytes(b'').tag(sync=True)  # PNG
     peaks = traitlets.List([]).tag(sync=True)  # of the waveform, 0 to 1
-    formats = traitlets.List([]).tag(sync=True)  # that can be downloaded
+    formats = traitlets.List([]).tag(sync=True)  # of the sound that can be downloaded
+    captions = traitlets.List([]).tag(sync=True)  # formats of the captions
+    words = traitlets.List([]).tag(sync=True)  # from `words_to_show`
     heading = traitlets.Unicode('').tag(sync=True)
     about = traitlets.Unicode('').tag(sync=True)  # line below the heading
     duration = traitlets.Float(0.0).tag(sync=True)  # seconds
@@ -164,7 +193,7 @@ class Player(anywidget.AnyWidget):
 
     def __init__(
         self,
-        small: bool = False,  # waveform only, no spectrogram and no download
+        small: bool = False,  # waveform only: no spectrogram, text and download
         on_repeat=None,  # called when the button with `repeat_label` is pressed
         **traits,
     ):
@@ -181,12 +210,15 @@ class Player(anywidget.AnyWidget):
         about: str = '',  # line below the heading
         name: str = 'speech',  # of a downloaded file, without suffix
         autoplay: bool = False,
+        text: str = '',  # that is said, for its line breaks
     ):
-        "Show another audio."
+        "Show another audio, and its text if it has the times of the words."
         self.audio, self.name = audio, name
+        words = audio.words if audio and audio.words and not self.small else []
         with self.hold_sync():
             self.heading, self.about, self.autoplay = heading, about, autoplay
             self.formats = [] if self.small else list(AUDIO_FORMATS)
+            self.captions, self.words = list(CAPTION_TYPES) if words else [], words_to_show(words, text)
             self.duration = audio.duration if audio else 0.0
             self.peaks = waveform_peaks(audio) if audio else []
             self.picture = spectrogram_png(audio) if audio and not self.small else b''
@@ -194,15 +226,18 @@ class Player(anywidget.AnyWidget):
             self.revision += 1
 
     def handle_message(self, _, content, buffers):
-        "Answer the browser: send the audio as a file in `content['format']`, or call `on_repeat`."
+        "Answer the browser: send a file of the sound or the captions in `content['format']`, or call `on_repeat`."
         if content.get('repeat') and self.on_repeat is not None:
             self.on_repeat()
             return
         format = content.get('format')
-        if self.audio is None or format not in AUDIO_FORMATS:
+        if self.audio is None or format not in (*AUDIO_FORMATS, *self.captions):
             return
-        media_type = 'audio/mpeg' if format == 'mp3' else f'audio/{format}'
-        data = self.audio.to_bytes(format)
+        if format in CAPTION_TYPES:
+            media_type, data = CAPTION_TYPES[format], format_captions(self.audio.words, format).encode()
+        else:
+            media_type = 'audio/mpeg' if format == 'mp3' else f'audio/{format}'
+            data = self.audio.to_bytes(format)
         self.send(dict(name=f'{self.name}.{format}', type=media_type), buffers=[data])
 
 # %% ../../nbs/ui/00_look.ipynb #a9b3f20c

@@ -151,10 +151,11 @@ def load_shared(
 
     for module in ('ipykernel.kernelapp', 'metavoice.ui.clone', 'matplotlib.image'):
         import_module(module)
+    from metavoice.generate.options import SpeechOptions
     from metavoice.generate.tts import TTS
 
     tts = TTS.from_pretrained(model, device='cpu')
-    tts.make_ready()
+    tts.make_ready(SpeechOptions(words=True))
     tts.segments(["The dog slept."])  # reads the lexicon of a model that reads phonemes, and the first voice
     return tts
 

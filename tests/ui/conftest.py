@@ -1,4 +1,5 @@
-"Fixtures of the user interface: nano, recordings, a browser, and the pages of `metavoice ui`."
+"Fixtures of the user interface: nano, recordings, a browser, axe-core, and the pages of `metavoice ui`."
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -91,6 +92,16 @@ def browser(tmp_path_factory):
     started.folder = folder
     yield started
     started.quit()
+
+
+@pytest.fixture(scope="session")
+def axe():
+    "Return the source of axe-core."
+    for package in ("axe_core_python", "axe_playwright_python"):
+        spec = importlib.util.find_spec(package)
+        if spec is not None:
+            return (Path(spec.origin).parent/"axe.min.js").read_text(encoding="utf-8")
+    pytest.skip("axe-core isn't installed; pip install axe-core-python, which metavoice[dev] does")
 
 
 @pytest.fixture(scope="module")

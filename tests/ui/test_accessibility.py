@@ -1,24 +1,11 @@
 "Both pages by axe-core, by keyboard, by what a screen reader gets, and on a narrow screen."
-import importlib.util
-from pathlib import Path
-
 import pytest
-from browser_page import PLAYER, Page
+from browser_page import PLAYER, Page, assert_accessible
 from helpers import until
 
 pytest.importorskip("anywidget", reason="anywidget isn't installed, which metavoice[ui] needs")
 
-TAB, ENTER, RIGHT = "\ue004", "\ue007", "\ue014"
-
-
-@pytest.fixture(scope="module")
-def axe():
-    "Return the source of axe-core."
-    for package in ("axe_core_python", "axe_playwright_python"):
-        spec = importlib.util.find_spec(package)
-        if spec is not None:
-            return (Path(spec.origin).parent/"axe.min.js").read_text(encoding="utf-8")
-    pytest.skip("axe-core isn't installed; pip install axe-core-python, which metavoice[dev] does")
+ENTER, RIGHT, HOME = "\ue007", "\ue014", "\ue011"
 
 
 @pytest.fixture(scope="module")
@@ -33,34 +20,6 @@ def finetuning(ui, browser, tmp_path_factory):
     return Page(browser, ui("finetune", cwd=tmp_path_factory.mktemp("finetuning"))[1])
 
 
-RUN_AXE = """
-const done = arguments[0];
-requestAnimationFrame(async () => {  // the colours of another theme fade in
-  await Promise.all(document.getAnimations().filter(a => a instanceof CSSTransition).map(a => a.finished));
-  done(await axe.run(document, {resultTypes: ['violations']}));
-});"""
-
-
-def assert_accessible(page, axe, state):
-    "Check the page as it is, in both themes and on both screens."
-    if not page.js("return !!window.axe"):
-        page.js(axe)
-    for dark in (False, True):
-        for width in (1280, 390):
-            page.set_theme(dark)
-            page.set_width(width)
-            found = page.driver.execute_async_script(RUN_AXE)
-            serious = [
-                (violation["id"], node["html"][:200])
-                for violation in found["violations"]
-                if violation["impact"] in ("serious", "critical")
-                for node in violation["nodes"]
-            ]
-            assert not serious, (state, dark, width, serious)
-    page.set_theme(False)
-    page.set_width(1280)
-
-
 @pytest.mark.slow
 def test_axe_finds_nothing_serious_on_the_clone_page(page, axe, tmp_path):
     page.open()
@@ -70,11 +29,14 @@ def test_axe_finds_nothing_serious_on_the_clone_page(page, axe, tmp_path):
     page.speak()
     page.write("The old man walked to the river.")
     page.speak()
-    until(lambda: len(page.all(".mv-past button")) == 2)
+    page.press("Another take")
+    until(lambda: len(page.all(".mv-past button")) == 3, 180)
+    until(lambda: page.button("Another take").is_enabled() and page.all(".mv-words [aria-current]"))
+    page.js("document.querySelectorAll('audio').forEach(e => e.pause())")
     page.choose_voice("+ your own")
     (tmp_path/"odd.mp3").write_bytes(b"nothing of the kind")
     page.find("input[type=file]").send_keys(str(tmp_path/"odd.mp3"))
-    until(lambda: page.all(".mv-bad"))
+    until(lambda: page.shown(".mv-bad"), 60)
     assert_accessible(page, axe, "error, speech and history")
 
 
@@ -150,6 +112,26 @@ def test_the_clone_page_by_keyboard(page):
     until(lambda: page.find(".mv-main").is_enabled())
     settings.send_keys(" ")
     until(lambda: settings.get_attribute("aria-expanded") == "false" and not page.find(".mv-content").is_displayed())
+
+
+@pytest.mark.slow
+def test_another_take_and_words_by_keyboard(page):
+    page.open()
+    page.write("I saw a dog.")
+    page.speak()
+    page.tab_to("Another take")
+    page.type_keys(ENTER)
+    until(lambda: len(page.all(".mv-past button")) == 2 and page.button("Another take").is_enabled(), 180)
+    until(lambda: page.js(f"return document.querySelector('{PLAYER} audio').ended"))
+    (box,) = [box for box in page.all(".mv-words") if box.is_displayed()]
+    assert (box.text, box.aria_role) == ("I saw a dog.", "group") and "arrow keys" in box.accessible_name
+    assert page.js("return !arguments[0].closest('[aria-live], [role=status], [role=alert], [role=log]')", box)
+    (button,) = box.find_elements("css selector", "[role=button], [tabindex]")
+    page.tab_to(button.text)
+    page.type_keys(HOME, RIGHT, RIGHT, ENTER)
+    assert page.focused().text == "a"
+    until(lambda: [e.text for e in box.find_elements("css selector", "[aria-current]")] == ["a"])
+    assert 0 < page.sound()[0] < page.sound()[1]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("anywidget", reason="anywidget isn't installed, which metavoice[ui] needs")
 
 from metavoice.audio.sound import Audio, load_audio
+from metavoice.core.errors import AudioError
 from metavoice.ui.clone import CloneApp
 from metavoice.ui.panels import ADD_VOICE
 
@@ -83,7 +84,61 @@ def test_settings_reach_the_model(app, tts, monkeypatch):
     app.settings.denoise.value, app.settings.top_k.value = True, 50
     app.settings.new_seed.value, app.settings.seed.value = False, 7
     press(app, "The dog slept.")
-    assert seen == wanted | dict(top_k=50, seed=7, vocoder="codec", denoise=True)
+    assert seen == wanted | dict(top_k=50, seed=7, vocoder="codec", denoise=True, words=True)
+
+
+def test_the_words_of_the_speech_are_shown_as_they_were_written(app):
+    press(app, "It cost $5.\n\nWas <b>it</b> & 2 < 3?")
+    assert "".join(before + word for before, word, _ in app.player.words).split("\n\n")[0] == "It cost $5."
+    starts = [start for *_, start in app.player.words]
+    assert starts == sorted(starts) and 0 <= starts[0] and starts[-1] < app.player.duration
+    assert app.player.captions == ["srt", "vtt"]
+
+
+def test_another_take_repeats_the_entry_in_the_player(app, hidden):
+    assert app.take_button.disabled and app.take_button.description == "Another take"
+    app.start_take()
+    assert app.future is None  # there is nothing to repeat
+    app.settings.seed.value, app.settings.new_seed.value = 17, False
+    press(app, "The dog slept.")
+    first = app.current
+    assert not app.take_button.disabled and hidden(app.history_card)
+    app.text.field.value, app.voice.choice.value = "Where is the red book?", "bf_emma"
+    app.settings.sliders["speed"].value = 1.5
+    app.take_button.click()
+    app.wait()
+    second = app.current
+    assert (second.text, second.voice, second.options) == (first.text, first.voice, first.options | dict(seed=18))
+    assert second.audio != first.audio and app.settings.seed.value == 17
+    rows = [row.description for row in app.history.children]
+    assert [row.split(" · ")[:2] for row in rows] == [["Take 2", "seed 18"], ["Take 1", "seed 17"]]
+    app.history.children[1].click()
+    assert app.current is first and load_audio(app.player.sound).duration == pytest.approx(first.audio.duration)
+    app.take_button.click()
+    app.wait()
+    assert [entry.options["seed"] for entry in app.history.entries] == [19, 18, 17]
+
+
+def test_another_take_waits_for_a_running_job_and_survives_an_error(app, tts, monkeypatch):
+    press(app, "The dog slept.")
+    first, started, go = app.current, threading.Event(), threading.Event()
+
+    def waits(*args, **options):
+        started.set()
+        assert go.wait(60)
+        raise AudioError("no sound")
+
+    monkeypatch.setattr(tts, "synthesise", waits)
+    app.take_button.click()
+    assert started.wait(60) and app.take_button.disabled and app.start_button.disabled
+    future = app.future
+    app.start_take()
+    app.start()
+    assert app.future is future
+    go.set()
+    app.wait()
+    assert app.notice.text == "no sound" and app.current is first
+    assert not app.take_button.disabled and not app.start_button.disabled
 
 
 @pytest.mark.parametrize("text,voice,words", [

@@ -123,7 +123,7 @@ def upload_voices(page, folder):
     upload = page.find("input[type=file]")
     (folder/"odd.mp3").write_bytes(b"nothing of the kind")
     upload.send_keys(str(folder/"odd.mp3"))
-    until(lambda: "can't read odd.mp3: it isn't audio" in page.find(".mv-bad").text)
+    until(lambda: page.says("can't read odd.mp3: it isn't audio"), 60)
     bella = load_audio(NANO/"voices"/"af_bella.ogg").resample(48000)
     Audio(bella.samples.repeat(4)[:110*48000], 48000).save(folder/"me.wav")
     assert (folder/"me.wav").stat().st_size > 10e6
@@ -132,11 +132,15 @@ def upload_voices(page, folder):
     until(lambda: "of speech" in page.find(".mv-small .mv-player-about").text)
 
 
-def download(page):
-    "Download the speech in the first format, wav, and return the file."
-    page.driver.find_element("css selector", f"{PLAYER} .mv-save button").click()
-    file = until(lambda: next(iter((page.driver.folder/"downloads").glob("me-*.wav")), None))
-    until(lambda: file.stat().st_size > 1000)
+def download(page, format="wav", name="me-*", size=1000):
+    "Download the speech in a format, and return the file when it has more than some bytes."
+    from selenium.webdriver.support.ui import Select
+
+    save = page.driver.find_element("css selector", f"{PLAYER} .mv-save")
+    Select(save.find_element("css selector", "select")).select_by_visible_text(format)
+    save.find_element("css selector", "button").click()
+    file = until(lambda: next(iter((page.driver.folder/"downloads").glob(f"{name}.{format}")), None))
+    until(lambda: file.stat().st_size > size)
     return file
 
 
@@ -162,16 +166,55 @@ def test_a_sentence_in_an_uploaded_voice(page, tmp_path):
 
     page.find("textarea").clear()
     page.find("textarea").send_keys("日本")
-    until(lambda: page.all(".mv-stack .mv-bad"))
+    until(lambda: page.shown(".mv-stack .mv-bad"), 60)
     page.find(".mv-main").click()
-    until(lambda: page.all(".mv-column:nth-child(2) [role=alert].mv-bad"))
-    until(lambda: len(page.all("[role=alert].mv-bad")) == 1)  # said once, at the button
+    until(lambda: page.shown(".mv-column:nth-child(2) [role=alert].mv-bad"), 60)
+    until(lambda: len(page.shown("[role=alert].mv-bad")) == 1, 60)  # said once, at the button
     page.find("textarea").send_keys(" The dog slept.")
-    until(lambda: not page.all("[role=alert].mv-bad"))
+    until(lambda: not page.shown("[role=alert].mv-bad"), 60)
 
     urls = page.js("return performance.getEntriesByType('resource').map(e => e.name)")
     hosts = {urlsplit(url).hostname for url in urls if url.startswith("http")}
     assert hosts == {"127.0.0.1"}, "the page fetches from elsewhere"
+
+
+MARKED = "return [...document.querySelectorAll('.mv-words [aria-current]')].map(e => e.textContent)"
+
+
+@pytest.mark.slow
+def test_words_captions_and_another_take(page):
+    page.open()
+    page.write("It cost $5. <b>Was</b> it 2 < 3 & more?")
+    page.speak()
+    words = page.js(f"return [...document.querySelectorAll('{PLAYER} .mv-words span')].map(e => e.textContent)")
+    assert " ".join(words).startswith("It cost $5. Was it 2") and words[-1] == "more?"
+    until(lambda: page.js(f"return document.querySelector('{PLAYER} audio').ended") and not page.js(MARKED))
+    page.all(".mv-words span")[2].click()
+    until(lambda: page.js(MARKED) == ["$5."])
+    assert 0 < page.sound()[0] < page.sound()[1]/2
+
+    def about():
+        return page.driver.find_element("css selector", f"{PLAYER} .mv-player-about").text
+
+    seed = int(about().split("seed ")[1].split(",")[0])
+    captions = [download(page, format, f"af_heart-{seed}", 20).read_text("utf-8") for format in ("srt", "vtt")]
+    assert captions[0].startswith("1\n00:00:00,") and "It cost $5." in captions[0]
+    assert captions[1].startswith("WEBVTT\n\n00:00:00.") and "2 &lt; 3 &amp;" in captions[1]
+
+    until_resting(lambda: page.button("Another take"))
+    page.press("Another take")
+    until(lambda: f"seed {seed + 1}," in about(), 180)
+    rows = until(lambda: len(rows := page.all(".mv-past button")) == 2 and rows)
+    assert [row.text.split(" · ")[:2] for row in rows] == [
+        ["Take 2", f"seed {seed + 1}"], ["Take 1", f"seed {seed}"]
+    ]
+    assert page.js(f"return document.querySelector('{PLAYER} .mv-save select').value") == "vtt"  # it stays chosen
+    second = soundfile.read(download(page, name=f"af_heart-{seed + 1}"))[0]
+    until_resting(lambda: page.all(".mv-past button")[1])
+    page.all(".mv-past button")[1].click()
+    until(lambda: f"seed {seed}," in about() and page.sound()[0] > 0)
+    first = soundfile.read(download(page, name=f"af_heart-{seed}"))[0]
+    assert len(first) and (len(first) != len(second) or abs(first - second).max() > 1e-3)
 
 
 def until_resting(find):
