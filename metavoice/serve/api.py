@@ -28,7 +28,7 @@ from ..audio.encode import STREAM_MEDIA_TYPES, StreamEncoder
 from ..audio.sound import AudioLimits
 from ..bundle.memory import MAX_SEGMENTS, pick_batch_size
 from ..bundle.voice import Voice, check_consent
-from ..bundle.voice_store import VoiceStore, VoiceTaken, voices_dir
+from ..bundle.voice_store import VoiceStore, VoiceTaken, voices_place
 from ..core.errors import TextError
 from ..core.fetch import AllowedURL, fetch_recording
 from ..generate.options import SpeechOptions, load_lexicon
@@ -43,7 +43,7 @@ from .monitoring import Metrics, log_event
 from .response import SpeechResponse, make_waker
 from .schema import SAMPLING_FIELDS, TEXT_FIELDS, SpeechRequest, VoiceReference, describe_option
 from .service import QueueFull, SpeechService
-from .voice_store import OPENAI_MODELS, VoiceCatalogue
+from .voice_store import OPENAI_MODELS, StoreCalls, VoiceCatalogue
 
 # %% auto #0
 __all__ = ['FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'VoiceConsent', 'SpeechAPI']
@@ -85,19 +85,20 @@ class SpeechAPI:
         bundle = self.tts.bundle
         self.name, self.metrics, self.speech_service = bundle.name, Metrics(), None
         self.status, self.failure, self.loader = 'loading', None, None  # the last one is a thread, from the app
-        self.store = VoiceStore(config.voices or voices_dir(), config.max_voices, bundle.voices)
-        self.store.make_folder()
+        self.store = VoiceStore(config.voices or voices_place(), config.max_voices, bundle.voices)
         self.allowed_urls = tuple(map(AllowedURL.parse, config.fetch_from))
         self.limits = AudioLimits(config.max_seconds, config.max_channels, samples=UPLOAD_SAMPLES)
         self.model_voices, self.num_uploads = {}, 0
         self.catalogue = VoiceCatalogue(self.store, self.model_voices, parse_voice_names(config.voice_names), bundle)
+        self.store_calls = StoreCalls(self.catalogue)
+        self.store_calls.prepare()
         self.model_names = {self.name, *OPENAI_MODELS, *config.model_names}
         self.lexicon = load_lexicon(config.lexicon)
         self.options = self.make_options()
         self.readers, self.long_texts = ThreadPoolExecutor(2, 'reader'), ThreadPoolExecutor(1, 'long text')
         self.uploads = ThreadPoolExecutor(1, 'upload', give_way)
         self.metrics.jobs.set_function(self.num_jobs)
-        self.metrics.voices.set_function(lambda: len(self.store.list()))
+        self.metrics.voices.set_function(lambda: self.store_calls.count)
 
     def make_options(self, **asked) -> SpeechOptions:
         "Return the options of a request, without those that are None; raises `OptionError`."
@@ -326,7 +327,7 @@ async def speech(self: SpeechAPI, request: Request, body: SpeechRequest):
         raise APIError(400, message, 'option', 'timestamp_granularities')
     text = self.check_text(body.input)
     key = body.voice.id if isinstance(body.voice, VoiceReference) else body.voice
-    voice = await self.run_in_reader(self.catalogue.find, key)
+    voice = await self.store_calls.find(key)
     asked = {name: getattr(body, name) for name in (*SAMPLING_FIELDS, *TEXT_FIELDS)}
     if body.lang_code and asked['accent'] is None and self.tts.bundle.tokeniser.accents:
         asked['accent'] = LANGUAGE_CODES[body.lang_code]
@@ -375,7 +376,7 @@ async def tts_form(
     elif has_url:
         voice = await self.voice_from_url(speaker_ref_path)
     else:
-        voice = await self.run_in_reader(self.catalogue.find, speaker_ref_path or None)
+        voice = await self.store_calls.find(speaker_ref_path or None)
     return await self.start_speech(request, text, voice, options, 'wav', whole=True)
 
 # %% ../../nbs/serve/12_api.ipynb #025bea4e
@@ -412,14 +413,14 @@ async def add_voice(
     consent = check_consent(consent) if consent else ''
     voice = await self.voice_from_upload(file)
     voice = replace(voice, origin=replace(voice.origin, consent=consent))
-    stored = await self.run_in_reader(self.store.add, name, voice)
+    stored = await self.store_calls.run(self.store.add, name, voice)
     return schema.VoiceResponse.from_stored(stored)
 
 
 @patch
 async def list_voices(self: SpeechAPI) -> schema.VoiceListResponse:
     "Return the voices of the model and the registered ones."
-    stored = await self.run_in_reader(self.store.list)
+    stored = await self.store_calls.run(self.store.list)
     registered = [schema.VoiceResponse.from_stored(voice) for voice in stored]
     bundle = self.tts.bundle
     own = [schema.VoiceResponse.from_model(name, bundle.voice_accents.get(name)) for name in bundle.voices]
@@ -438,7 +439,7 @@ async def delete_voice(self: SpeechAPI, voice_id: str) -> schema.VoiceDeletedRes
     "Delete a registered voice, by its id or name."
     if voice_id in self.tts.bundle.voices:
         raise VoiceTaken(f"{voice_id!r} is a voice of the model and can't be deleted")
-    return schema.VoiceDeletedResponse(id=(await self.run_in_reader(self.store.delete, voice_id)).id)
+    return schema.VoiceDeletedResponse(id=(await self.store_calls.run(self.store.delete, voice_id)).id)
 
 # %% ../../nbs/serve/12_api.ipynb #76b5e833
 @patch
@@ -485,4 +486,5 @@ async def is_ready(self: SpeechAPI):
 @patch
 async def metrics_route(self: SpeechAPI):
     "Return the metrics in the text format of Prometheus."
+    await self.store_calls.recount()
     return Response(prometheus.generate_latest(self.metrics.registry), media_type=prometheus.CONTENT_TYPE_LATEST)
