@@ -75,12 +75,9 @@ class VoiceCatalogue:
         if key is None:
             return self.default()
         name = self.names.get(key.casefold(), key)
-        try:
+        parts = None if name in self.own else parse_blend(name)  # no registered name has the signs of a blend
+        if parts is None:
             return self.find_one(name)
-        except UnknownVoice:
-            parts = parse_blend(name)
-            if parts is None:
-                raise
         named = [(self.names.get(part.casefold(), part), weight) for part, weight in parts]
         return blend_voices([(self.find_one(part), weight) for part, weight in named])
 
