@@ -26,6 +26,7 @@ from unittest import mock
 
 import media
 import torch
+from helpers import slowness
 from scribble import Scribbler
 from tiny import write_tiny_bundle
 
@@ -174,7 +175,7 @@ def find_problem(text, bundle, tokeniser):
     seconds, limit = time.thread_time() - before, max_segment_tokens(bundle)
     letters = [c for c in prepared.text if c.isalnum()]
     problems = dict(
-        slow=f"{seconds:.2f} s" if seconds > MOST_SECONDS else "",
+        slow=f"{seconds:.2f} s" if seconds > MOST_SECONDS * slowness() else "",
         outside=sorted(set(prepared.text) - set(bundle.tokeniser.known) - {"\n"}),
         unsaid=missing_words(text, prepared.text),
         unnamed=lost_characters(text, prepared, tokeniser),

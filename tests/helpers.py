@@ -21,6 +21,20 @@ def until(condition, seconds=600):
     raise AssertionError(f"the condition did not hold within {seconds} s" + (f": {last.msg}" if last else ""))
 
 
+def slowness():
+    "Return by how much a core is slower now than the one on which bounds on CPU time were set, at least 1."
+    fastest = min(timed_loop() for _ in range(3))
+    return max(1.0, fastest / 0.02)
+
+
+def timed_loop():
+    "Return the CPU seconds of a loop that takes 0.02 s on that core."
+    start, total = time.thread_time(), 0
+    for n in range(500_000):
+        total += n
+    return time.thread_time() - start
+
+
 def assert_near(got, expected, tolerance=1e-4):
     "Compare two tensors; the tolerance is relative to the standard deviation of the second."
     assert got.shape == expected.shape

@@ -21,6 +21,7 @@ SERVE_EPILOG = """examples:
   metavoice serve --wyoming 10200     (for Home Assistant; add --host 0.0.0.0 if it runs on another machine)
   metavoice serve --voice-names alloy=bm_george nova=me
   metavoice serve --voices s3://bucket/voices     (which several servers can share; needs the package s3fs)
+  metavoice serve --ray --replicas 2  (two models on this machine, by Ray Serve)
   curl http://127.0.0.1:8000/v1/audio/speech -H 'Content-Type: application/json' \\
     -d '{"model": "nano", "input": "Hello.", "voice": "af_heart"}' -o hello.mp3
 
@@ -46,6 +47,14 @@ def add_serve_parser(
     command.add_argument(
         '--model', metavar='NAME', help="nano (default), a folder, or owner/name on the Hugging Face Hub"
     )
+    command.add_argument(
+        '--ray',
+        nargs='?',
+        const='here',
+        metavar='ADDRESS',
+        help='serve with replicas on a Ray cluster: auto, HOST:PORT, or without an address one on this machine; '
+        'needs pip install "metavoice[ray,serve]"',
+    )
     add_flags(command, ServerConfig)
     command.set_defaults(run=serve_command, interrupted='the server was stopped')
 
@@ -60,6 +69,8 @@ def serve_command(
 
         if config.wyoming is not None:
             from metavoice.serve.wyoming import WyomingServer as Server
+        elif config.ray is not None:
+            from metavoice.serve.ray_serve import RayServer as Server
     except ImportError as e:
         raise OptionError(f'the server needs {e.name}: pip install "metavoice[serve]"') from None
     return run_server(config, Server)

@@ -5,6 +5,7 @@
 # %% ../../nbs/jobs/02_ray_backend.ipynb #23fc4029
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import torch
@@ -14,7 +15,7 @@ from ..generate.tts import TTS
 from .batch import BatchRow, speak_rows
 
 # %% auto #0
-__all__ = ['import_ray', 'BatchWorker', 'make_actors', 'speak_groups', 'speak_on_ray']
+__all__ = ['import_ray', 'connect', 'BatchWorker', 'make_actors', 'speak_groups', 'speak_on_ray']
 
 # %% ../../nbs/jobs/02_ray_backend.ipynb #da774063
 def import_ray():
@@ -24,6 +25,22 @@ def import_ray():
     except ImportError:
         raise OptionError('a cluster needs Ray: pip install "metavoice[ray]"') from None
     return ray
+
+
+def connect(
+    address: str | None,  # auto, ray://host:port or host:port; a new cluster on this machine if None
+) -> bool:  # whether this call made the connection; then the caller ends it with `ray.shutdown`
+    "Connect to a Ray cluster; raises `OptionError` for one that can't be reached."
+    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')  # nothing is sent to Ray's authors
+    ray = import_ray()
+    if ray.is_initialized():
+        return False
+    local = {} if address else dict(include_dashboard=False)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level='ERROR', **local)
+    except (ConnectionError, RuntimeError, ValueError) as e:
+        raise OptionError(f"can't reach the cluster {address!r}: {str(e).splitlines()[0]}") from None
+    return True
 
 
 class BatchWorker:
@@ -108,14 +125,7 @@ def speak_on_ray(
     group: int = 32,  # rows given to an actor at a time
 ) -> Iterator[tuple]:  # as `speak_rows` yields them, each row in one part
     "Speak rows on a cluster; raises `OptionError` for one that can't be reached."
-    ray = import_ray()
-    ours = not ray.is_initialized()
-    try:
-        if ours:
-            local = {} if address else dict(include_dashboard=False)
-            ray.init(address=address, log_to_driver=False, logging_level='ERROR', **local)
-    except (ConnectionError, RuntimeError, ValueError) as e:
-        raise OptionError(f"can't reach the cluster {address!r}: {str(e).splitlines()[0]}") from None
+    ray, ours = import_ray(), connect(address)
     try:
         groups = [rows[i:i+group] for i in range(0, len(rows), group)]
         actors, known = make_actors(ray, model, load_options, workers, len(groups)), {row.id: row for row in rows}

@@ -34,11 +34,12 @@ from .connections import make_protocol
 from .errors import APIError, from_http_exception, from_validation_error
 from .monitoring import capture_stderr, configure_logging, log_event, log_failure, log_uncaught, logger
 from .security import PUBLIC_PATHS, SecurityMiddleware
+from .state import ServerState
 
 # %% auto #0
-__all__ = ['TTS_ERRORS', 'SOUND', 'WAV', 'METRICS', 'PROBE', 'RAW', 'ROUTES', 'Route', 'describe_bytes', 'add_routes',
-           'error_handler', 'add_error_handlers', 'make_lifespan', 'make_app', 'Server', 'run_server', 'freeze_heap',
-           'start_server']
+__all__ = ['TTS_ERRORS', 'SOUND', 'WAV', 'METRICS', 'PROBE', 'RAW', 'ROUTES', 'Route', 'describe_bytes', 'add_route',
+           'add_routes', 'error_handler', 'add_error_handlers', 'make_lifespan', 'make_api', 'add_checks', 'make_app',
+           'Server', 'run_server', 'freeze_heap', 'start_server']
 
 # %% ../../nbs/serve/14_app.ipynb #25577c09
 class Route(NamedTuple):
@@ -82,6 +83,17 @@ ROUTES = [
 ]
 
 # %% ../../nbs/serve/14_app.ipynb #cc9549f6
+def add_route(app: FastAPI, route: Route, handler, **options):
+    "Add a route to an app; a GET route answers HEAD too."
+    hidden = dict(route.options, include_in_schema=False)
+    if route.method == 'GET':
+        app.add_api_route(route.path, handler, methods=['HEAD'], **hidden)
+    if route.path.startswith('/v1/'):
+        methods = ['GET', 'HEAD'] if route.method == 'GET' else [route.method]
+        app.add_api_route(route.path.removeprefix('/v1'), handler, methods=methods, **hidden)
+    app.add_api_route(route.path, handler, methods=[route.method], **options, **route.options)
+
+
 def add_routes(app: FastAPI, service: SpeechAPI):
     "Add the routes of the API and the documentation page."
     config = service.config
@@ -95,20 +107,13 @@ def add_routes(app: FastAPI, service: SpeechAPI):
         errors = {}
         for status in statuses:
             errors[status] = dict(model=schema.ErrorResponse, description=schema.STATUS_DESCRIPTIONS[status])
-        handler, hidden = getattr(service, route.handler), dict(route.options, include_in_schema=False)
-        if route.method == 'GET':
-            app.add_api_route(route.path, handler, methods=['HEAD'], **hidden)
-        if route.path.startswith('/v1/'):
-            methods = ['GET', 'HEAD'] if route.method == 'GET' else [route.method]
-            app.add_api_route(route.path.removeprefix('/v1'), handler, methods=methods, **hidden)
-        app.add_api_route(
-            route.path,
-            handler,
-            methods=[route.method],
+        add_route(
+            app,
+            route,
+            getattr(service, route.handler),
             operation_id=route.handler,
             responses=errors | route.responses,
             openapi_extra={'x-example': schema.CURL_EXAMPLES[route.handler].format(**example)},
-            **route.options,
         )
     policy = {'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'"}
     app.add_api_route(
@@ -142,7 +147,7 @@ def add_error_handlers(app: FastAPI):
         app.add_exception_handler(kind, error_handler(convert))
 
 # %% ../../nbs/serve/14_app.ipynb #a0cffb44
-def make_lifespan(service: SpeechAPI):
+def make_lifespan(service: ServerState):
     "Return FastAPI's lifespan function: load at the start, close at the end."
 
     def load():
@@ -167,10 +172,10 @@ def make_lifespan(service: SpeechAPI):
     return lifespan
 
 
-def make_app(service: SpeechAPI) -> FastAPI:
-    "Return the app: routes, error responses, CORS and security checks."
-    config, description = service.config, f"Text to speech with {service.name}."
-    if config.api_keys:
+def make_api(service: SpeechAPI) -> FastAPI:
+    "Return the app without its checks: routes and error responses."
+    description = f"Text to speech with {service.name}."
+    if service.config.api_keys:
         description += " Send an API key with each request, as `Authorization: Bearer KEY`."
     app = FastAPI(
         title='metavoice',
@@ -183,6 +188,12 @@ def make_app(service: SpeechAPI) -> FastAPI:
     )
     add_routes(app, service)
     add_error_handlers(app)
+    return app
+
+
+def add_checks(app: FastAPI, service: ServerState):
+    "Add the security checks and CORS to an app."
+    config = service.config
     app.add_middleware(SecurityMiddleware, service=service)
     if config.cors:  # around the checks, so that a page can read why a request was refused
         app.add_middleware(
@@ -192,17 +203,25 @@ def make_app(service: SpeechAPI) -> FastAPI:
             allow_headers=['*'],  # OpenAI's JavaScript client sends a dozen of its own
             expose_headers=['X-Request-Id', 'Retry-After'],
         )
+
+
+def make_app(service: SpeechAPI) -> FastAPI:
+    "Return the app: routes, error responses, security checks and CORS."
+    app = make_api(service)
+    add_checks(app, service)
     return app
 
 # %% ../../nbs/serve/14_app.ipynb #bd271825
 class Server(uvicorn.Server):
     "uvicorn with a graceful stop, which also ends when the model can't be loaded."
 
-    def __init__(self, service: SpeechAPI):
+    service_class, make_app = SpeechAPI, staticmethod(make_app)
+
+    def __init__(self, service: ServerState):
         self.service, config = service, service.config
         super().__init__(
             uvicorn.Config(
-                make_app(service),
+                self.make_app(service),
                 host=config.host,
                 port=config.port,
                 log_config=None,
@@ -278,7 +297,7 @@ def _serve(config: ServerConfig, server_class: type[Server]) -> int:
         logger.error(str(e))
         return 1
     try:
-        service = SpeechAPI(config, on_loaded=freeze_heap)
+        service = server_class.service_class(config, on_loaded=freeze_heap)
     except MetaVoiceError as e:
         logger.error(str(e))
         return 2
@@ -300,7 +319,7 @@ def start_server(
 ) -> Server:  # `stop()` ends it, `url` is its address
     "Start a server in a thread, for notebooks and tests; raises `OptionError` if it can't listen."
     sockets = server_class.open_sockets(config)
-    server = server_class(SpeechAPI(config, tts))
+    server = server_class(server_class.service_class(config, tts))
     server.thread = threading.Thread(target=server.run, args=(sockets,), name='server', daemon=True)
     server.thread.start()
     while not server.started or (ready and server.service.status == 'loading'):

@@ -96,6 +96,10 @@ class ServerConfig(Settings):
     # port of the Wyoming protocol, which Home Assistant speaks, as 10200; it has no authentication, so it is refused
     # with API keys unless the host is a loopback address (default: off)
     wyoming: Annotated[int, Range(0, 65535)] | None = None
+    # serve with replicas on a Ray cluster: auto, host:port, or here for one on this machine (default: no replicas)
+    ray: Annotated[str, NO_FLAG] | None = None
+    replicas: Annotated[int, Range(1, 1000)] | None = None  # with --ray: models (default: one a GPU or two CPUs)
+    max_replicas: Annotated[int, Range(1, 1000)] | None = None  # with --ray: most models, started while requests wait
     log_text: bool = False  # write the texts of requests to the log
 
     def __post_init__(self):
@@ -114,6 +118,19 @@ class ServerConfig(Settings):
                 f"the Wyoming protocol has no authentication, so with API keys it can't listen on {self.host}; "
                 "use a loopback --host, or leave --wyoming or the keys out"
             )
+        self.check_ray()
+
+    def check_ray(self):
+        "Raise `OptionError` for settings of replicas that don't go together."
+        if self.ray is None:
+            if self.replicas or self.max_replicas:
+                raise OptionError("replicas and max_replicas are settings of a cluster; add --ray")
+        elif self.ray.startswith('ray://'):
+            raise OptionError(f"ray is {self.ray!r}; run the server on a machine of the cluster, with --ray auto")
+        elif self.wyoming is not None:
+            raise OptionError("replicas don't speak the Wyoming protocol; leave --ray or --wyoming out")
+        elif self.max_replicas and self.max_replicas < (self.replicas or 1):
+            raise OptionError(f"max_replicas is {self.max_replicas}; use {self.replicas or 1} or more, as replicas is")
 
     def __repr__(self):
         changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}

@@ -344,6 +344,9 @@ class SharedSource:
                 yield parts
 
 # %% ../../nbs/serve/05_scheduler.ipynb #1b4a98c2
+LONGEST_PART = 4  # times the first part, of a deterministic job
+
+
 @patch
 def _stream_one(
     self: SharedSource,
@@ -352,9 +355,14 @@ def _stream_one(
     every: int,
 ):  # yields (2, frames) so far, and whether these are all
     "Yield the codes of one segment part by part, those of a short text when it has ended."
-    wanted, ended = first + every * (max(1, self.num_running()) - 1), False
+    exact = self.job.deterministic
+    running = 1 if exact else max(1, self.num_running())
+    wanted, ended = max(first + every * (running - 1), generation.given), False
     while not ended:
         with self.slots.released():
-            codes, ended = generation.wait(max(wanted, generation.given))
+            codes, ended = generation.wait(wanted)
+        if exact and codes.shape[1] > wanted:
+            codes, ended = codes[:, :wanted], False
         yield codes, ended
-        wanted = codes.shape[1] + every * max(1, self.num_running())
+        running = min(2 * running, LONGEST_PART) if exact else max(1, self.num_running())
+        wanted = codes.shape[1] + every * running

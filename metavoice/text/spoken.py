@@ -233,8 +233,8 @@ def prepare_text(
     "Turn a text into blocks of words; raises `TextError` if nothing is left to say, or as `strict` asks."
     blocks, quoted, written, left_out, known = [], [], [], {}, {}
     keep = '' if '"' in tokeniser.known else '"'
-    given = read_blocks(text) if isinstance(text, str) else text
-    text = text if isinstance(text, str) else '\n\n'.join(block.text for block in text)
+    given = text if isinstance(text, list) else read_blocks(text)
+    text = '\n\n'.join(block.text for block in text) if isinstance(text, list) else text
     for block in given:
         if block.text not in known:
             said = say_block(block.text, options) if options.spoken else block.text

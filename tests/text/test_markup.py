@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from helpers import slowness
 
 from metavoice.core.errors import TextError
 from metavoice.text.markup import MAX_PAUSE, RULE_PAUSE, Block, join_wrapped, read_blocks
@@ -256,4 +257,4 @@ def test_time_is_linear(unit):
             assert all(block.text == ' '.join(block.text.split()) != '' for block in blocks)
         except TextError as e:
             assert 'pause' in str(e)
-        assert time.process_time() - start < 2
+        assert time.process_time() - start < 2 * slowness()

@@ -3,7 +3,7 @@ import re
 import time
 
 import pytest
-from helpers import split_pairs
+from helpers import slowness, split_pairs
 
 from metavoice.text.dates import DATE_RULES
 from metavoice.text.numbers import NUMBER_RULES, PARTS, cardinal, decade, ordinal, roman, say_number, year
@@ -220,7 +220,7 @@ def test_hostile_texts_take_linear_time(unit):
     text = unit * (25_000 // len(unit))
     start = time.process_time()
     said = apply_rules(text, RULES)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 1 * slowness()
     assert not re.search("[0-9½]", said)
 
 
@@ -228,4 +228,4 @@ def test_hostile_texts_take_linear_time(unit):
 def test_100_kb_take_about_a_second(unit):
     start = time.process_time()
     apply_rules(unit * (100_000 // len(unit)), RULES)
-    assert time.process_time() - start < 2  # 0.6 s on an idle core
+    assert time.process_time() - start < 2 * slowness()  # 0.6 s on an idle core

@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from helpers import split_pairs
+from helpers import slowness, split_pairs
 
 from metavoice.text.dates import DATE_RULES
 from metavoice.text.numbers import NUMBER_RULES
@@ -196,7 +196,7 @@ def test_no_digit_is_left_and_nothing_hangs():
     for _ in range(20):
         text = "".join(rng.choice(bits) for _ in range(rng.randint(1, 12)))
         apply_rules(text * (20_000 // len(text)), RULES)
-    assert time.process_time() - start < 20
+    assert time.process_time() - start < 20 * slowness()
 
 
 def test_a_sentence_takes_about_a_millisecond():

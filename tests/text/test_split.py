@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from helpers import slowness
 
 from metavoice.core.errors import OptionError, TextError
 from metavoice.text.markup import Block, read_blocks
@@ -143,7 +144,7 @@ def test_time_does_not_explode(golden_tokeniser):
     ):
         start = time.process_time()
         split_text(text, golden_tokeniser, 200)
-        assert time.process_time() - start < 2, text[:20]
+        assert time.process_time() - start < 2 * slowness(), text[:20]
 
 
 def cut(text, breaks):
@@ -417,7 +418,7 @@ def seconds_to_split(text, tokeniser, one_sentence):
 def test_time_is_bounded(seed, golden_tokeniser):
     rng = random.Random(seed)
     text = feared_string(rng)
-    assert seconds_to_split(text, golden_tokeniser, seed % 2 == 1) < 2, text[:80]
+    assert seconds_to_split(text, golden_tokeniser, seed % 2 == 1) < 2 * slowness(), text[:80]
 
 
 @pytest.mark.slow
@@ -427,10 +428,11 @@ def test_time_is_bounded_for_many_strings(golden_tokeniser):
     for seed in range(first, first + count):
         text = feared_string(random.Random(seed))
         taken = seconds_to_split(text, golden_tokeniser, seed % 2 == 1)
-        if taken >= 1:  # on a busy machine, even thread time is longer now and then
+        bound = slowness()  # a second
+        if taken >= bound:  # on a busy machine, even thread time is longer now and then
             taken = seconds_to_split(text, golden_tokeniser, seed % 2 == 1)
         worst = max(worst, (taken, f"seed {seed}: {text[:60]!r}"))
-        assert worst[0] < 1, worst
+        assert taken < bound, worst
     print(f"{count} strings of 100 kB; the slowest took {worst[0]:.2f} s, {worst[1]}")
 
 

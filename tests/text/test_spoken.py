@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import slowness
 
 from metavoice.core.errors import OptionError, TextError
 from metavoice.text.markup import Block
@@ -83,15 +84,28 @@ UNITS = [
 ]
 
 
+def assert_linear(work, text):
+    "Check that work on a text takes less than ten times the CPU time of work on a quarter of it; return its result."
+    seconds = []
+    for part in (text[: len(text) // 4], text):
+        start = time.process_time()
+        result = work(part)
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < max(10 * seconds[0], 1), seconds  # sixteen times would be quadratic
+    return result
+
+
+def spoken_or_silent(text):
+    try:
+        return spoken(text)
+    except TextError:  # too much silence asked for
+        return ""
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_repeated_units_take_linear_time(unit):
     text = unit * (100_000 // len(unit))
-    start = time.process_time()
-    try:
-        said = spoken(text)
-    except TextError:  # too much silence asked for
-        said = ""
-    assert time.process_time() - start < 3  # alone on a core less than a second
+    said = assert_linear(spoken_or_silent, text)
     assert said == said.strip() and len(said) < 30 * len(text)
 
 
@@ -99,9 +113,8 @@ def test_repeated_units_take_linear_time(unit):
 def test_random_texts_take_linear_time(seed):
     rng = random.Random(seed)
     text = "".join(rng.choices(" .,;:!?/@#_-–—aBz1290()[]{}\"'\\*&$€%+=<>|~^`😀²½é東\n", k=100_000))
-    start = time.process_time()
-    spoken(text, rng.choice(["en", "en-GB"]))
-    assert time.process_time() - start < 3
+    language = rng.choice(["en", "en-GB"])
+    assert_linear(lambda part: spoken(part, language), text)
 
 
 @pytest.mark.parametrize("unit", ["1. a\n", "a\n\n", "- a\n", "a.\n", '"a!"\n', "lines", "numbers", "names"])
@@ -113,9 +126,8 @@ def test_tiny_blocks_take_linear_time(unit):
         names="\n\n".join("Dr. " + "".join(rng.choices("abcde", k=4)) for _ in range(10_000)),
     )
     text = texts.get(unit, unit * (100_000 // len(unit)))
-    start = time.process_time()
-    parts = split_with_pauses(prepare_text(text, NANO), NANO, 80, one_sentence=True)
-    assert time.process_time() - start < 3 and len(parts) > 5000
+    parts = assert_linear(lambda part: split_with_pauses(prepare_text(part, NANO), NANO, 80, one_sentence=True), text)
+    assert len(parts) > 5000
 
 
 def test_random_short_texts_are_said_without_digits():
@@ -245,7 +257,7 @@ def test_large_lexicon_takes_linear_time():
     lexicon = {f"word{i}": f"said {i}" for i in range(20_000)} | {"(": "open", "a b": "x"}
     start = time.process_time()
     said = say_block("a ( word77 " * 3000, TextOptions(lexicon=lexicon))
-    assert said.count("said 77") == 3000 and time.process_time() - start < 4
+    assert said.count("said 77") == 3000 and time.process_time() - start < 4 * slowness()
 
 
 @pytest.mark.parametrize("entries, message", [(["a"], "not be a list"), ({"a": 1}, "'a': 1"), ({" ": "x"},

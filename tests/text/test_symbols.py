@@ -4,6 +4,7 @@ import time
 import unicodedata
 
 import pytest
+from helpers import slowness
 
 from metavoice.text.rules import apply_rules
 from metavoice.text.symbols import (
@@ -129,4 +130,4 @@ def test_every_named_emoji_is_an_emoji():
 def test_time_is_linear(unit):
     start = time.process_time()
     say(unit * (100_000 // len(unit)))
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 2 * slowness()

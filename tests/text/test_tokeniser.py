@@ -8,6 +8,7 @@ import unicodedata
 
 import pytest
 import torch
+from helpers import slowness
 
 from metavoice.core.errors import BundleError, OptionError, TextError
 from metavoice.core.layout import TokenLayout
@@ -193,7 +194,7 @@ def test_training_on_20000_sentences():
     texts = random_sentences(random.Random(1), 20_000)
     start = time.process_time()
     tokeniser = Tokeniser.train(texts)
-    assert time.process_time() - start < 60
+    assert time.process_time() - start < 60 * slowness()
     shuffled = texts[::-1]
     assert Tokeniser.train(shuffled).mergeable_ranks == tokeniser.mergeable_ranks
     assert tokeniser.end_of_text == 512 and all(tokeniser.decode(tokeniser.encode(t)) == t for t in texts[:500])
@@ -325,4 +326,4 @@ def test_fit_is_linear(nano, unit):
     text = "a" + unit * (100_000 // len(unit))
     start = time.process_time()
     nano.fit(text)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 2 * slowness()
