@@ -20,6 +20,7 @@ SERVE_EPILOG = """examples:
   METAVOICE_API_KEYS=$(openssl rand -hex 24) metavoice serve --host 0.0.0.0 --port 8080
   metavoice serve --wyoming 10200     (for Home Assistant; add --host 0.0.0.0 if it runs on another machine)
   metavoice serve --voice-names alloy=bm_george nova=me
+  metavoice serve --voices s3://bucket/voices     (which several servers can share; needs the package s3fs)
   metavoice serve --ray --replicas 2  (two models on this machine, by Ray Serve)
   curl http://127.0.0.1:8000/v1/audio/speech -H 'Content-Type: application/json' \\
     -d '{"model": "nano", "input": "Hello.", "voice": "af_heart"}' -o hello.mp3

@@ -22,7 +22,8 @@ VOICES_EPILOG = """examples:
   metavoice voices blend "af_heart*0.7+bm_george*0.3" narrator
   metavoice synthesise "Good morning." --voice narrator
   metavoice voices remove narrator
-Please add a voice only with its speaker's consent. The voices are kept in the folder that METAVOICE_VOICES names.
+Please add a voice only with its speaker's consent. The voices are kept in the folder that METAVOICE_VOICES names, or
+at its address, which a server can share: METAVOICE_VOICES=s3://bucket/voices metavoice voices list
 """
 
 
@@ -113,11 +114,11 @@ def voices_command(
 ):
     "Run the command `voices`; raises `MetaVoiceError`."
     from metavoice.bundle.load import load_bundle
-    from metavoice.bundle.voice_store import MOST_USER_VOICES, VoiceStore, VoiceTaken, voices_dir
+    from metavoice.bundle.voice_store import MOST_USER_VOICES, VoiceStore, VoiceTaken, voices_place
     from metavoice.generate.tts import TTS
 
     bundle = load_bundle(args.model)
-    store = VoiceStore(voices_dir(), MOST_USER_VOICES, bundle.voices)
+    store = VoiceStore(voices_place(), MOST_USER_VOICES, bundle.voices)
     if args.action == 'list':
         found = describe_voices(bundle, store.list())
         lines = json.dumps(found, indent=1, ensure_ascii=False).split('\n') if args.json else format_voices(found)

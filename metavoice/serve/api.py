@@ -24,7 +24,7 @@ from ..audio.encode import STREAM_MEDIA_TYPES, StreamEncoder
 from ..audio.sound import AudioLimits
 from ..bundle.memory import MAX_SEGMENTS, pick_batch_size
 from ..bundle.voice import Voice, check_consent
-from ..bundle.voice_store import VoiceStore, VoiceTaken, voices_dir
+from ..bundle.voice_store import VoiceStore, VoiceTaken, voices_place
 from ..core.errors import TextError
 from ..core.fetch import AllowedURL, fetch_recording
 from ..generate.options import SpeechOptions, load_lexicon
@@ -40,7 +40,7 @@ from .response import SpeechResponse, make_waker
 from .schema import SAMPLING_FIELDS, TEXT_FIELDS, SpeechRequest, VoiceReference, describe_option
 from .service import SpeechService
 from .state import ServerState
-from .voice_store import OPENAI_MODELS, VoiceCatalogue
+from .voice_store import OPENAI_MODELS, StoreCalls, VoiceCatalogue
 
 # %% auto #0
 __all__ = ['FormText', 'FormVoice', 'FormRecording', 'VoiceName', 'VoiceFile', 'VoiceConsent', 'SpeechAPI']
@@ -81,18 +81,19 @@ class SpeechAPI(ServerState):
         )
         bundle = self.tts.bundle
         super().__init__(config, bundle.name)
-        self.store = VoiceStore(config.voices or voices_dir(), config.max_voices, bundle.voices)
-        self.store.make_folder()
+        self.store = VoiceStore(config.voices or voices_place(), config.max_voices, bundle.voices)
         self.allowed_urls = tuple(map(AllowedURL.parse, config.fetch_from))
         self.limits = AudioLimits(config.max_seconds, config.max_channels, samples=UPLOAD_SAMPLES)
         self.model_voices = {}
         self.catalogue = VoiceCatalogue(self.store, self.model_voices, parse_voice_names(config.voice_names), bundle)
+        self.store_calls = StoreCalls(self.catalogue)
+        self.store_calls.prepare()
         self.model_names = {self.name, *OPENAI_MODELS, *config.model_names}
         self.lexicon = load_lexicon(config.lexicon)
         self.options = self.make_options()
         self.readers, self.long_texts = ThreadPoolExecutor(2, 'reader'), ThreadPoolExecutor(1, 'long text')
         self.uploads = ThreadPoolExecutor(1, 'upload', give_way)
-        self.metrics.voices.set_function(lambda: len(self.store.list()))
+        self.metrics.voices.set_function(lambda: self.store_calls.count)
 
     def make_options(self, **asked) -> SpeechOptions:
         "Return the options of a request, without those that are None; raises `OptionError`."
@@ -103,6 +104,11 @@ class SpeechAPI(ServerState):
     def num_jobs(self) -> int:
         "Return the number of requests that are running or waiting."
         return len(self.speech_service.jobs) if self.speech_service else 0
+
+    async def metrics_route(self):
+        "Return the metrics in the text format of Prometheus, with a fresh count of the registered voices."
+        await self.store_calls.recount()
+        return await super().metrics_route()
 
     def is_alive(self) -> bool:
         "Return whether speech can be generated, now or after loading."
@@ -300,7 +306,7 @@ async def speech(self: SpeechAPI, request: Request, body: SpeechRequest):
         raise APIError(400, message, 'option', 'timestamp_granularities')
     text = self.check_text(body.input)
     key = body.voice.id if isinstance(body.voice, VoiceReference) else body.voice
-    voice = await self.run_in_reader(self.catalogue.find, key)
+    voice = await self.store_calls.find(key)
     asked = {name: getattr(body, name) for name in (*SAMPLING_FIELDS, *TEXT_FIELDS)}
     if body.lang_code and asked['accent'] is None and self.tts.bundle.tokeniser.accents:
         asked['accent'] = LANGUAGE_CODES[body.lang_code]
@@ -349,7 +355,7 @@ async def tts_form(
     elif has_url:
         voice = await self.voice_from_url(speaker_ref_path)
     else:
-        voice = await self.run_in_reader(self.catalogue.find, speaker_ref_path or None)
+        voice = await self.store_calls.find(speaker_ref_path or None)
     return await self.start_speech(request, text, voice, options, 'wav', whole=True)
 
 # %% ../../nbs/serve/12_api.ipynb #025bea4e
@@ -386,14 +392,14 @@ async def add_voice(
     consent = check_consent(consent) if consent else ''
     voice = await self.voice_from_upload(file)
     voice = replace(voice, origin=replace(voice.origin, consent=consent))
-    stored = await self.run_in_reader(self.store.add, name, voice)
+    stored = await self.store_calls.run(self.store.add, name, voice)
     return schema.VoiceResponse.from_stored(stored)
 
 
 @patch
 async def list_voices(self: SpeechAPI) -> schema.VoiceListResponse:
     "Return the voices of the model and the registered ones."
-    stored = await self.run_in_reader(self.store.list)
+    stored = await self.store_calls.run(self.store.list)
     registered = [schema.VoiceResponse.from_stored(voice) for voice in stored]
     bundle = self.tts.bundle
     own = [schema.VoiceResponse.from_model(name, bundle.voice_accents.get(name)) for name in bundle.voices]
@@ -412,7 +418,7 @@ async def delete_voice(self: SpeechAPI, voice_id: str) -> schema.VoiceDeletedRes
     "Delete a registered voice, by its id or name."
     if voice_id in self.tts.bundle.voices:
         raise VoiceTaken(f"{voice_id!r} is a voice of the model and can't be deleted")
-    return schema.VoiceDeletedResponse(id=(await self.run_in_reader(self.store.delete, voice_id)).id)
+    return schema.VoiceDeletedResponse(id=(await self.store_calls.run(self.store.delete, voice_id)).id)
 
 # %% ../../nbs/serve/12_api.ipynb #76b5e833
 @patch

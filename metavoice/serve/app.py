@@ -32,7 +32,7 @@ from .api import SpeechAPI
 from .config import LOOPBACK_HOSTS, ServerConfig
 from .connections import make_protocol
 from .errors import APIError, from_http_exception, from_validation_error
-from .monitoring import capture_stderr, configure_logging, log_event, log_uncaught, logger
+from .monitoring import capture_stderr, configure_logging, log_event, log_failure, log_uncaught, logger
 from .security import PUBLIC_PATHS, SecurityMiddleware
 from .state import ServerState
 
@@ -129,8 +129,7 @@ def error_handler(
 
     async def handler(request, error):
         found = convert(error)
-        if found.status in (500, 507):
-            logger.error("a request failed", exc_info=error)
+        log_failure(error, found.status)
         return found.response()
 
     return handler

@@ -13,6 +13,7 @@ from ..core.devices import DTYPES
 from ..core.errors import OptionError
 from ..core.files import read_limited
 from ..core.settings import NO_FLAG, Range, Settings
+from ..core.storage import hide_credentials
 
 # %% auto #0
 __all__ = ['LOOPBACK_HOSTS', 'read_api_keys', 'parse_voice_names', 'ServerConfig']
@@ -81,7 +82,9 @@ class ServerConfig(Settings):
     max_seconds: Annotated[float, Range(1, 100_000)] = 120.0  # seconds in a reference recording
     max_channels: Annotated[int, Range(1, 1024)] = 8  # channels in a reference recording
     max_voices: Annotated[int, Range(0, 1_000_000)] = 1000  # registered voices
-    voices: str | None = None  # folder of the registered voices (default: the user's, as `metavoice voices` has it)
+    # folder of the registered voices, or an address that servers share, as s3://bucket/voices (default: the user's, as
+    # `metavoice voices` has it)
+    voices: str | None = None
     require_consent: bool = False  # refuse to register a voice without the speaker's consent
     api_keys: Annotated[tuple, NO_FLAG] = ()  # keys, 16 characters or more; a request sends one as a bearer token
     api_keys_file: str | None = None  # file with API keys, one a line
@@ -133,4 +136,6 @@ class ServerConfig(Settings):
         changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         if 'api_keys' in changed:
             changed['api_keys'] = f"{len(self.api_keys)} of them"
+        if 'voices' in changed:
+            changed['voices'] = hide_credentials(self.voices)
         return f"ServerConfig({', '.join(f'{k}={v!r}' for k, v in changed.items())})"

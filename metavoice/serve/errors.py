@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ..core.errors import AudioError, MetaVoiceError, OptionError, OutputError, TextError
+from ..core.storage import StorageError
 from .job import DeadlineExceeded, Disconnected
 from .service import QueueFull
 from ..bundle.voice_store import UnknownVoice, VoiceTaken
@@ -69,6 +70,9 @@ class APIError(Exception):
             return error
         if is_full_disk(error):
             return cls(507, "the server's disk is full", 'full', headers={'Retry-After': '60'})
+        if isinstance(error, StorageError):
+            message = "the registered voices can't be reached; retry later, or use a voice of the model"
+            return cls(503, message, 'voices_unavailable', headers={'Retry-After': '15'})
         if isinstance(error, (OSError, OutputError)) or not isinstance(error, MetaVoiceError):
             return cls(500, "internal error; the server's log has the reason", 'internal')
         status, code = next((status, code) for kind, status, code in ERROR_CODES if isinstance(error, kind))

@@ -18,9 +18,11 @@ from pathlib import Path
 import prometheus_client as prometheus
 
 from ..core.errors import printable
+from ..core.storage import StorageError
 
 # %% auto #0
-__all__ = ['logger', 'JSONFormatter', 'log_event', 'configure_logging', 'capture_stderr', 'log_uncaught', 'Metrics']
+__all__ = ['logger', 'JSONFormatter', 'log_event', 'log_failure', 'configure_logging', 'capture_stderr', 'log_uncaught',
+           'Metrics']
 
 # %% ../../nbs/serve/08_monitoring.ipynb #c1d84af9
 HARMLESS = ('metavoice.serve', 'uvicorn', 'asyncio')  # loggers whose messages quote no texts
@@ -94,6 +96,17 @@ def log_event(event: str, **fields):
     "Log an event with its fields; fields that are None are left out."
     known = {name: value for name, value in fields.items() if value is not None}
     logger.info(event, extra=dict(event=dict(event=event) | known))
+
+
+def log_failure(
+    error: Exception,
+    status: int,  # of the response
+):
+    "Log an exception that the response doesn't describe: a fault of the server, or voices that can't be reached."
+    if isinstance(error, StorageError):
+        logger.error(str(error))  # it names the address without credentials
+    elif status in (500, 507):
+        logger.error("a request failed", exc_info=error)
 
 
 def configure_logging(

@@ -15,7 +15,7 @@ from dataclasses import replace
 from fastapi import FastAPI
 
 from ..bundle.memory import MAX_SEGMENTS
-from ..bundle.voice_store import voices_dir
+from ..bundle.voice_store import voices_place
 from ..core.errors import MetaVoiceError, OptionError
 from ..jobs.ray_backend import connect, import_ray
 from .api import SpeechAPI
@@ -119,7 +119,7 @@ class ReplicatedSpeech(ServerState):
     def load(self):
         "Start the replicas and wait until they have loaded their models; raises `MetaVoiceError`."
         ray, serve = import_ray(), import_serve()
-        config = replace(self.config, voices=self.config.voices or str(voices_dir()))
+        config = replace(self.config, voices=self.config.voices or str(voices_place()))
         plan = plan_replicas(config, ray.cluster_resources())
         self.num_replicas = plan.get('num_replicas') or plan['autoscaling_config']['min_replicas']
         self.max_uploads = self.config.uploads * (self.config.max_replicas or self.num_replicas)

@@ -289,7 +289,7 @@ STATUS_DESCRIPTIONS = {
     421: "The server isn't called by this host name.",
     422: "The model generated no speech for this text.",
     429: "Too many requests; `Retry-After` gives the seconds to wait.",
-    503: "The server is loading or stopping.",
+    503: "The server is loading or stopping, or can't reach the registered voices.",
     504: "The request took too long.",
 }
 

@@ -5,13 +5,21 @@
 # %% ../../nbs/serve/01_voice_store.ipynb #b7ec0314
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, TimeoutError as FutureTimeout
+from contextlib import suppress
+
 from ..bundle.load import Bundle
 from ..bundle.voice import Voice, blend_voices, parse_blend
 from ..bundle.voice_store import UnknownVoice, VoiceStore
+from ..core.errors import OptionError
+from ..core.storage import StorageError
 from ..generate.voice import check_fit
 
 # %% auto #0
-__all__ = ['OPENAI_VOICES', 'OPENAI_MODELS', 'MAX_NAMED', 'VoiceCatalogue']
+__all__ = ['OPENAI_VOICES', 'OPENAI_MODELS', 'MAX_NAMED', 'VoiceCatalogue', 'StoreCalls']
 
 # %% ../../nbs/serve/01_voice_store.ipynb #64df4252
 OPENAI_VOICES = dict(
@@ -67,14 +75,25 @@ class VoiceCatalogue:
         if key is None:
             return self.default()
         name = self.names.get(key.casefold(), key)
-        try:
+        parts = None if name in self.own else parse_blend(name)  # no registered name has the signs of a blend
+        if parts is None:
             return self.find_one(name)
-        except UnknownVoice:
-            parts = parse_blend(name)
-            if parts is None:
-                raise
         named = [(self.names.get(part.casefold(), part), weight) for part, weight in parts]
         return blend_voices([(self.find_one(part), weight) for part, weight in named])
+
+    def needs_store(
+        self,
+        key: str | None,  # as a request names it
+    ) -> bool:
+        "Return whether `find` has to look for registered voices."
+        name = None if key is None else self.names.get(key.casefold(), key)
+        if name is None or name in self.own:
+            return not self.own
+        try:
+            parts = parse_blend(name) or [(name, 1.0)]
+        except OptionError:
+            return False
+        return any(self.names.get(part.casefold(), part) not in self.own for part, _ in parts)
 
     def find_one(self, name: str) -> Voice:
         "Return a voice by its name or id; raises `UnknownVoice`."
@@ -87,3 +106,83 @@ class VoiceCatalogue:
             if fitting is None:
                 raise UnknownVoice(f"{e}; {self.describe()}") from None
         return self.own.get(fitting) or self.default()
+
+# %% ../../nbs/serve/01_voice_store.ipynb #9222601f
+STORE_SECONDS = 15.0  # for a call of the store
+
+MOST_CALLS = 16  # calls of the store at a time
+
+
+def call_in_daemon(function: Callable, *args) -> Future:
+    "Call a function in a thread that doesn't keep the process alive."
+    future = Future()
+
+    def work():
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(function(*args))
+            except BaseException as e:
+                future.set_exception(e)
+
+    threading.Thread(target=work, name='voices', daemon=True).start()
+    return future
+
+# %% ../../nbs/serve/01_voice_store.ipynb #ae7adec4
+class StoreCalls:
+    "Calls of a catalogue and its store from an event loop, with a time limit."
+
+    def __init__(
+        self,
+        catalogue: VoiceCatalogue,
+        seconds: float = STORE_SECONDS,  # for a call
+        most: int = MOST_CALLS,  # calls at a time
+    ):
+        self.catalogue, self.seconds, self.places = catalogue, seconds, asyncio.Semaphore(most)
+        self.count, self.counting = 0, None  # of registered voices, when they were last counted; the count that runs
+
+    def late(self) -> StorageError:
+        "Return the error of a call that took too long."
+        return StorageError(f"no answer from the voices at {self.catalogue.store.storage} in {self.seconds:g} s")
+
+    def prepare(self):
+        "Make the store's folder or check its address, before there is an event loop; raises `MetaVoiceError`."
+        try:
+            call_in_daemon(self.catalogue.store.make_folder).result(self.seconds)
+        except FutureTimeout:
+            raise self.late() from None
+
+    async def _start(self, function, *args):
+        await self.places.acquire()
+        loop, future = asyncio.get_running_loop(), call_in_daemon(function, *args)
+
+        def release(_):
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self.places.release)
+
+        future.add_done_callback(release)
+        return await asyncio.wrap_future(future)
+
+    async def run(self, function: Callable, *args):
+        "Return what a function that uses the store returns; raises what it raises, and `StorageError` if it is late."
+        try:
+            return await asyncio.wait_for(self._start(function, *args), self.seconds)
+        except asyncio.TimeoutError:
+            raise self.late() from None
+
+    async def find(
+        self,
+        key: str | None = None,  # as a request names it
+    ) -> Voice:
+        "Return the voice that the catalogue finds; raises what its `find` raises, and `StorageError`."
+        return await self.run(self.catalogue.find, key) if self.catalogue.needs_store(key) else self.catalogue.find(key)
+
+    async def recount(self, patience: float = 1.0):
+        "Count the registered voices, one count at a time; waits up to `patience` seconds, and raises nothing."
+
+        async def work():
+            with suppress(StorageError):
+                self.count = len(await self.run(self.catalogue.store.list))
+
+        if self.counting is None or self.counting.done():
+            self.counting = asyncio.ensure_future(work())
+        await asyncio.wait({self.counting}, timeout=patience)

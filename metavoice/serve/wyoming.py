@@ -27,7 +27,7 @@ from .app import Server
 from .config import ServerConfig
 from .errors import APIError
 from .job import Disconnected
-from .monitoring import log_event, logger
+from .monitoring import log_event, log_failure, logger
 from .response import make_waker, next_item
 from .security import DISCONNECTED
 from metavoice.serve.wyoming_protocol import (
@@ -103,7 +103,7 @@ class WyomingConnection:
         kind, request = event.type, self.request
         is_open = request is not None and not request.stream.complete
         if Describe.is_type(kind):
-            await self.send(await self.api.run_in_reader(make_info, self.api))
+            await self.send(await self.api.store_calls.run(make_info, self.api))
         elif Ping.is_type(kind):
             text = text_field(event.data, 'text', '')
             await self.send(Pong(text.encode('utf-8', 'replace').decode()))  # a lone surrogate can't be sent
@@ -121,8 +121,7 @@ class WyomingConnection:
     async def send_error(self, error: Exception):
         "Send an error, after which the connection ends."
         self.closing, answer = True, APIError.from_exception(error)
-        if answer.status in (500, 507):
-            logger.error("a request failed", exc_info=error)
+        log_failure(error, answer.status)
         with contextlib.suppress(Disconnected):
             await self.send(Error(answer.body()['error']['message'], answer.code))
 
@@ -172,7 +171,9 @@ async def speak(self: WyomingConnection, request: WyomingRequest):
 async def _speak_text(self: WyomingConnection, request: WyomingRequest):
     "Speak a text, and send the events around its audio."
     api, stream = self.api, request.stream
-    voice = await api.run_in_reader(pick_voice, api, request.voice, request.language)
+    by_language = request.voice is None and request.language is not None
+    use = api.store_calls.run if by_language or api.catalogue.needs_store(request.voice) else api.run_in_reader
+    voice = await use(pick_voice, api, request.voice, request.language)
     options = api.make_options()
     while (piece := await stream.take(api.run_in_reader)) is not None:
         text, pause = piece
