@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import random
 import subprocess
 import tempfile
@@ -27,7 +28,8 @@ from .processes import cli_command, resident_memory, subprocess_env
 # %% auto #0
 __all__ = ['TRIAL_SENTENCES', 'TRIALS', 'find_event', 'server_process', 'percentile', 'LoadTest', 'load_test',
            'read_batch_metrics', 'throughput_trial', 'upload_trial', 'fuzz_trial', 'list_voice_ids', 'register_voices',
-           'kill_under_load', 'kill_trial', 'soak_trial', 'run_trial', 'run_trials']
+           'kill_under_load', 'kill_trial', 'soak_trial', 'list_replicas', 'bind_to_core', 'replica_trial', 'run_trial',
+           'run_trials']
 
 # %% ../../nbs/measure/15_server_trials.ipynb #863088d6
 def find_event(
@@ -355,6 +357,42 @@ def soak_trial(
     first, last = (sorted(o)[len(o) // 2] for o in (warm[:fifth], warm[-fifth:]))
     drift = dict(warm=first, drift=last / first - 1, most=max(warm) / first - 1, least=min(warm) / first - 1)
     return found | dict(memory=memory) | drift
+
+# %% ../../nbs/measure/15_server_trials.ipynb #af3d32a9
+def list_replicas() -> list[int]:
+    "Return the process ids of Ray Serve's replicas on this machine."
+    found = []
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(b'ray::ServeReplica'):
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def bind_to_core(
+    pid: int,
+    core: int,
+):
+    "Let all threads of a process run on one CPU core only; threads that it starts later inherit this."
+    for task in Path(f'/proc/{pid}/task').iterdir():
+        os.sched_setaffinity(int(task.name), {core})
+
+
+def replica_trial(
+    counts: tuple = (1, 2),  # of replicas
+    clients: int = 32,
+    seconds: float = 25.0,
+) -> dict:  # number of replicas → summary of `load_test`
+    "Measure servers with replicas, each on a core of its own."
+    found = {}
+    for count in counts:
+        flags = ('--ray', '--replicas', str(count), '--threads', '1')
+        with tempfile.TemporaryDirectory() as folder, server_process(folder, *flags) as (_, url):
+            for core, pid in enumerate(list_replicas()):
+                bind_to_core(pid, core)
+            load_test(url, clients, 2 * clients)  # warms up
+            found[count] = load_test(url, clients, seconds=seconds)
+    return found
 
 # %% ../../nbs/measure/15_server_trials.ipynb #c0694c60
 TRIALS = ('throughput', 'uploads', 'calls', 'killed', 'steady')
