@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from pathlib import Path
@@ -128,12 +129,7 @@ class Voice:
         path: str | Path,  # a file written by `save`
     ) -> Voice:
         "Return the voice in a file; raises `AudioError` for a file that isn't one."
-        try:
-            with open_tensors(path, shapes=dict(embedding=(EMBEDDING_SIZE,))) as f:
-                return _make_voice(f.get_tensor('embedding'), f.metadata() or {}, Path(path).stem)
-        except (OSError, TypeError, ValueError, BundleError) as e:
-            reason = (getattr(e, 'strerror', None) or str(e)).removeprefix("can't read ").removeprefix(str(path))
-            raise AudioError(f"can't read the voice {path}: {reason.lstrip(': ')}") from None
+        return _read_voice(Path(path), path, Path(path).stem)
 
     @staticmethod
     def from_bytes(
@@ -141,15 +137,24 @@ class Voice:
         name: str = 'voice',  # of a voice that has none
     ) -> Voice:
         "Return the voice in the content of a file; raises `AudioError` for one that isn't a voice."
-        from safetensors import SafetensorError
-        from safetensors.torch import load
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / 'voice.safetensors'
+            path.write_bytes(data)
+            return _read_voice(path, name, name)
 
-        try:
-            embedding = load(data)['embedding']
-            header = parse_json(data[8 : 8 + int.from_bytes(data[:8], 'little')].decode())
-            return _make_voice(embedding, header.get('__metadata__', {}), name)
-        except (KeyError, TypeError, ValueError, SafetensorError) as e:
-            raise AudioError(f"can't read the voice {name}: {e}") from None
+
+def _read_voice(
+    path: Path,
+    shown: str | Path,  # what messages call it
+    name: str,  # of a voice that has none
+) -> Voice:
+    "Return the voice in a file; raises `AudioError`."
+    try:
+        with open_tensors(path, shapes=dict(embedding=(EMBEDDING_SIZE,))) as f:
+            return _make_voice(f.get_tensor('embedding'), f.metadata() or {}, name)
+    except (OSError, TypeError, ValueError, BundleError) as e:
+        reason = (getattr(e, 'strerror', None) or str(e)).removeprefix("can't read ").removeprefix(str(path))
+        raise AudioError(f"can't read the voice {shown}: {reason.lstrip(': ')}") from None
 
 
 def _make_voice(

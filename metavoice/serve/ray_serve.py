@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from fastapi import FastAPI
 
+from ..bundle.load import load_bundle
 from ..bundle.memory import MAX_SEGMENTS
 from ..bundle.voice_store import voices_place
 from ..core.errors import MetaVoiceError, OptionError
@@ -28,7 +29,7 @@ from .service import QueueFull
 from .state import ServerState
 
 # %% auto #0
-__all__ = ['STATE_ROUTES', 'SpeechReplica', 'ReplicatedSpeech', 'import_serve', 'make_front', 'RayServer']
+__all__ = ['STATE_ROUTES', 'SpeechReplica', 'plan_replicas', 'ReplicatedSpeech', 'import_serve', 'make_front', 'RayServer']
 
 # %% ../../nbs/serve/18_ray_serve.ipynb #3ec45c4b
 class SpeechReplica:
@@ -44,10 +45,6 @@ class SpeechReplica:
         self.api = SpeechAPI(config)
         self.api.load()
         self.app = make_api(self.api)
-
-    def name(self) -> str:
-        "Return the name of the model."
-        return self.api.name
 
     async def answer(
         self,
@@ -65,9 +62,6 @@ class SpeechReplica:
             raise RuntimeError("the scheduler has ended")
 
 # %% ../../nbs/serve/18_ray_serve.ipynb #f2f38f9c
-START_WAIT = 600.0  # seconds for the first replicas to load their models
-
-
 def plan_replicas(
     config: ServerConfig,
     resources: dict,  # of the cluster, as Ray counts them
@@ -100,8 +94,10 @@ class ReplicatedSpeech(ServerState):
         tts: None = None,  # a front process has no model
         on_loaded: Callable[[], None] | None = None,  # called before the first request is accepted
     ):
-        super().__init__(config, config.model)
         import_serve()
+        # what is wrong with the model's manifest is said before replicas start
+        bundle = load_bundle(config.model, device='cpu', first_stage_path=config.first_stage_path)
+        super().__init__(config, bundle.name)
         os.environ.setdefault('RAY_worker_niceness', '0')  # of a cluster that is started here; Ray's own is 15
         # in the main thread and before uvicorn runs, because Ray sets signal handlers too
         self.owns_cluster = connect(None if config.ray == 'here' else config.ray)
@@ -127,8 +123,7 @@ class ReplicatedSpeech(ServerState):
         try:
             serve.start(http_options=dict(location='NoServer'))
             self.handle = serve.run(replicas, name=self.application, route_prefix=None)
-            self.name = self.handle.name.remote().result(timeout_s=START_WAIT)
-        except (RuntimeError, TimeoutError) as e:
+        except RuntimeError as e:
             raise MetaVoiceError(f"the replicas can't be started: {str(e).strip().splitlines()[-1]}") from None
         if self.on_loaded:
             self.on_loaded()
