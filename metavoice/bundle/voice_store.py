@@ -166,6 +166,7 @@ def add(self: VoiceStore, name: str, voice: Voice) -> StoredVoice:
     renamed = replace(voice, name=name)
     key = f"voice_{content_key(name, voice.embedding.numpy().tobytes())[:24]}"
     with self._adding:
+        self.make_folder()
         existing = self._read_all()
         if key in existing:
             stored, before = existing[key]
@@ -178,7 +179,6 @@ def add(self: VoiceStore, name: str, voice: Voice) -> StoredVoice:
             raise VoiceTaken(f"another voice is called {name!r}; delete it, or choose another name")
         if len(existing) >= self.max_voices:
             raise VoiceTaken(f"{len(existing)} voices are registered, and {self.max_voices} are allowed; delete one")
-        self.make_folder()
         return self._write(key, renamed)
 
 

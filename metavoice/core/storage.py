@@ -147,7 +147,7 @@ class LocalFolder:
         "Return the files in the folder; raises `StorageError`."
         try:
             names = [path.name for path in self.path.iterdir()]
-        except (FileNotFoundError, NotADirectoryError):  # `prepare` says what is wrong
+        except FileNotFoundError:
             return {}
         except OSError as e:
             raise StorageError(f"can't list the {self.what} at {self.path}: {e.strerror}") from None

@@ -29,7 +29,7 @@ from .service import QueueFull
 from .state import ServerState
 
 # %% auto #0
-__all__ = ['STATE_ROUTES', 'SpeechReplica', 'plan_replicas', 'ReplicatedSpeech', 'import_serve', 'make_front', 'RayServer']
+__all__ = ['SpeechReplica', 'plan_replicas', 'ReplicatedSpeech', 'import_serve', 'make_front', 'RayServer']
 
 # %% ../../nbs/serve/18_ray_serve.ipynb #3ec45c4b
 class SpeechReplica:
@@ -178,7 +178,7 @@ def import_serve():
 # %% ../../nbs/serve/18_ray_serve.ipynb #f18e7bce
 STATE_ROUTES = ('health', 'live', 'is_ready', 'metrics_route')  # handlers that the front process answers itself
 
-
+# %% ../../nbs/serve/18_ray_serve.ipynb #8553a617
 def make_front(state: ReplicatedSpeech) -> FastAPI:
     "Return the app of the front process: health and metrics, checks, and the relay for everything else."
     app = FastAPI(title='metavoice', docs_url=None, redoc_url=None, openapi_url=None, lifespan=make_lifespan(state))

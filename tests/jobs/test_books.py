@@ -200,6 +200,7 @@ def test_samples_are_never_held(tts, quick, tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
 def test_a_book_survives_kill_9(tts, book, tmp_path, command):
     arguments = ["read", str(tmp_path / "book.epub"), "-o", str(tmp_path / "a.m4b"), "--no-denoise", "--takes", "1"]
+    arguments += ["--batch-size", "1"]  # one passage after another
     process = subprocess.Popen([*command.args, *arguments], env=command.env, stderr=subprocess.PIPE)
     while not list(tmp_path.glob("a.m4b.parts/0*.flac")) and process.poll() is None:
         time.sleep(.005)

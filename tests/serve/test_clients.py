@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from metavoice.generate.voice import Voice
+from metavoice.core.storage import LocalFolder
 from metavoice.serve.app import start_server
 from metavoice.serve.config import ServerConfig
 from metavoice.serve.connections import TimedProtocol
@@ -254,10 +254,10 @@ def test_long_texts_do_not_hold_up_short_ones(serve, monkeypatch):
 
 def test_a_full_disk(serve, assert_error, monkeypatch):
     "The caller gets 507, without the path."
-    def save(self, path, mode=None):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def write(self, name, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self.path / name))
 
-    monkeypatch.setattr(Voice, "save", save)
+    monkeypatch.setattr(LocalFolder, "write", write)
     with serve() as (server, http):
         recording = server.service.tts.bundle.voices["af_heart"].read_bytes()
         answer = http.post("/v1/voices", data=dict(name="me"), files=dict(file=("me.ogg", recording)))
