@@ -55,7 +55,7 @@ class BlendPart(NamedTuple):
 
 @dataclass(frozen=True)
 class VoiceOrigin:
-    "Where a voice comes from, as far as it is known; every field is text, beside `parts`."
+    "Where a voice comes from, as far as it is known; every field except `parts` is text."
 
     source: str = ''  # sha256: and the digest of the recording's file
     consent: str = ''  # of the speaker
@@ -252,7 +252,7 @@ MOST_KEPT_PARTS = 64  # parts in a file, counting the parts of parts
 
 
 def _kept_parts(weighted: list) -> tuple:  # of `BlendPart`
-    "Return the parts of a blend, those of other blends among them; raises `OptionError` for too many."
+    "Return the parts of a blend, with the parts of blends in their place; raises `OptionError` for too many."
     kept, total = [], sum(weight for _, weight in weighted)
     for voice, weight in weighted:
         origin, share = voice.origin, weight / total

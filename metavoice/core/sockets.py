@@ -16,7 +16,7 @@ __all__ = ['open_sockets']
 def open_sockets(
     host: str,  # name or address; '' for all addresses
     port: int,  # 0 for any free port
-    flag: str = '--port',  # that names the port, for the message
+    flag: str = '--port',  # option of the port, for the message
 ) -> list[socket.socket]:
     "Listen on all addresses of the host; raises `OptionError` for a port in use and for an address that isn't local."
     opened, wanted = [], port

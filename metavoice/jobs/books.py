@@ -244,7 +244,7 @@ def chapters_events(
 def check_book_output(
     path: Path,
     format: str | None,  # of files in a folder
-) -> str:  # m4b, m4a or mp3 for a file; of `AUDIO_FORMATS` behind a / for a folder
+) -> str:  # m4b, m4a or mp3 for a file; / and one of `AUDIO_FORMATS` for a folder, such as /mp3
     "Return what is written; raises `OutputError` and `OptionError`."
     ending = path.suffix[1:].lower()
     if format is None and ending in ('m4b', 'm4a', 'mp3') and not path.is_dir():
@@ -272,11 +272,11 @@ def speak_book(
     voice=None,  # of the narrator, and of speakers without one; what `TTS.voice` takes
     seed: int = 0,  # passages derive theirs from it
     batch_size: int | None = None,  # takes side by side; as many as fit into the free memory if None
-    speak: Callable | None = None,  # called with rows and batch_size, yields as `speak_rows`: for a cluster
+    speak: Callable | None = None,  # called with rows and batch_size, yields what `speak_rows` does: for a cluster
     on_progress: Callable | None = None,  # called with ('book', passages done, passages) and ('encoding', samples, …)
     **kwargs,  # other fields of `SpeechOptions`
 ) -> dict:  # chapters (title, seconds), passages, spoken (now), duration (seconds), sample_rate (Hz)
-    """Speak a document into an audiobook; called again after an interruption, it goes on.
+    """Speak a document into an audiobook; called again after an interruption, it continues.
 
     Raises `MetaVoiceError` for what can't be spoken, `OptionError` and `OutputError`."""
     path = Path(path) if Path(path).name else Path(path).resolve()

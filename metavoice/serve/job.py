@@ -37,10 +37,10 @@ TIMEOUT_MESSAGE = "the speech wasn't ready within the time that a request may ta
 
 # %% ../../nbs/serve/03_job.ipynb #eedb49f3
 class Repeat(NamedTuple):
-    "What a response depends on beside its request: with the same values, it has the same bytes a second time."
+    "What a response depends on besides its request: the same values give the same bytes."
 
-    seed: int | None  # of a request that has none
-    running: int | None  # chunks are as long as with so many running jobs
+    seed: int | None  # used if the request has none
+    running: int | None  # running jobs from which the length of chunks is computed
 
 # %% ../../nbs/serve/03_job.ipynb #be6abc3a
 @dataclass(eq=False)
@@ -50,13 +50,13 @@ class SpeechJob:
     segments: list  # of `Segment`
     options: SpeechOptions  # resolved
     chunk: float | None = None  # seconds of sound in a chunk; None for whole segments, equal to `TTS.synthesise`
-    running: int | None = None  # chunks are as long as with so many running jobs; None for those that run meanwhile
+    running: int | None = None  # running jobs from which the length of chunks is computed; None for the actual number
     deterministic: bool = True  # same bits each time: the denoiser isn't shared with other jobs
     encoder: StreamEncoder | None = None  # samples to bytes; None hands on samples
     deadline: float = math.inf  # on the clock of `time.monotonic`
     on_ready: Callable | None = None  # called from another thread whenever there is something to take
     max_buffered: float = 10.0  # seconds of sound that may wait for the client
-    began: float | None = None  # when a worker started on it
+    began: float | None = None  # when a worker started on it, on the clock of `time.monotonic`
     seconds: float = 0.0  # of sound generated so far
     disconnected: bool = False
     is_blocked: bool = False  # its worker waits because the client doesn't read

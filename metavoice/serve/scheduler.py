@@ -241,7 +241,7 @@ def _assign(self: BatchScheduler):
 # %% ../../nbs/serve/05_scheduler.ipynb #2024ff6d
 @patch
 def _shrink(self: BatchScheduler, key: tuple):
-    "Give up the batch of a group, whose generations wait again, and halve the number of rows."
+    "Drop the batch of a group, whose generations wait again, and halve the number of rows."
     group = self.groups.pop(key)
     again = [*group.running.values(), *group.waiting]
     group.steps = None
@@ -254,7 +254,7 @@ def _shrink(self: BatchScheduler, key: tuple):
 
 @patch
 def _step(self: BatchScheduler, key: tuple):
-    "Run one step of a group; an error, other than refused memory, ends the generations of this group only."
+    "Run one step of a group; an error other than out of memory ends the generations of this group only."
     group = self.groups[key]
     retries = None
     try:
@@ -351,7 +351,7 @@ def _stream_one(
     first: int,
     every: int,
 ):  # yields (2, frames) so far, and whether these are all
-    "Yield the codes of one segment part by part, those of a short text when it has ended."
+    "Yield the codes of one segment part by part; those of a short text come when it has ended."
     exact = self.job.running is not None
     running = self.job.running or max(1, self.num_running())
     wanted, ended = max(first + every * (running - 1), generation.given), False

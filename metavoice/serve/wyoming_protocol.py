@@ -171,7 +171,7 @@ class TextStream:
         self.changed.set()
 
     def finish(self):
-        "The text is complete."
+        "Mark the text as complete."
         self.complete = True
         self.changed.set()
 

@@ -161,7 +161,7 @@ def _heading_level(paragraph):
 
 
 def _is_title(paragraph):
-    "Return whether a paragraph can be the title behind the number of a chapter."
+    "Return whether a paragraph can be the title after the number of a chapter."
     line = paragraph.strip()
     return 0 < len(line) <= 60 and '\n' not in line and not _END_MARK.search(line) and line[0] not in '#*->|"“‘['
 
@@ -215,7 +215,7 @@ def _mark_headings(text):
 # %% ../../nbs/text/19_chapters.ipynb #dc70e08f
 def read_plain(
     text: str,  # plain or Markdown
-    title: str = '',  # of the document, if it doesn't say
+    title: str = '',  # of the document, if the text has none
 ) -> Document:
     "Return the document of a plain text; raises `TextError` for a pause out of range."
     text, document = unify_line_ends(text), Document(title=title)

@@ -198,7 +198,7 @@ def _plain(text):
 
 
 def _with_title(title, blocks):
-    "Return the blocks of a chapter, behind its title if the text doesn't begin with it."
+    "Return the blocks of a chapter, after its title if the text doesn't begin with it."
     wanted = _plain(title)
     for block in blocks[:3]:
         found = _plain(block.text)

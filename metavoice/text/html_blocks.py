@@ -75,7 +75,7 @@ class BlockReader:
         self.heading, self.items, self.pre, self.in_title = 0, 0, 0, False
 
     def flush(self, kind: str | None = None):
-        "End the present block."
+        "End the current block."
         text, self.text, self.number = ' '.join(''.join(self.text).split()), [], self.number + 1
         blocks = self.page.blocks
         if any(c.isalnum() for c in text):
@@ -85,7 +85,7 @@ class BlockReader:
             self.rule()
 
     def rule(self):
-        "Put a rule behind the last block."
+        "Put a rule after the last block."
         if self.page.blocks:
             self.page.blocks[-1] = replace(self.page.blocks[-1], pause=RULE_PAUSE, rule=True)
 

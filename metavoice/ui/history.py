@@ -25,7 +25,7 @@ class HistoryEntry:
     voice: str  # its name
     options: dict  # of `TTS.synthesise`, with the seed
     audio: Audio
-    took: float  # seconds
+    took: float  # seconds of the synthesis
     notes: list = field(default_factory=list)  # warnings of the pipeline
     take: int = 1  # number among the results that differ in the seed only
 
