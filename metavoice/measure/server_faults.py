@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .processes import read_memory
+from .hostile_models import measure_hostile_models
 from metavoice.measure.server_attack import (
     Observers,
     make_heavy_recording,
@@ -27,7 +28,8 @@ from metavoice.measure.server_attack import (
 from .server_trials import TRIAL_SENTENCES, server_process
 
 # %% auto #0
-__all__ = ['try_texts', 'try_uploads', 'ask_until_refused', 'try_stops', 'small_disk', 'try_full_disk', 'try_faults']
+__all__ = ['try_texts', 'try_uploads', 'ask_until_refused', 'try_stops', 'small_disk', 'try_full_disk', 'try_models',
+           'try_faults']
 
 # %% ../../nbs/measure/21_server_faults.ipynb #20676df7
 def try_texts(
@@ -187,6 +189,20 @@ def try_full_disk(
             is_whole = is_whole and names() == kept - {'voice 0'} | {'another'}
     return dict(voices=len(kept), full=statuses[-1], after_deletion=again, all_kept=is_whole)
 
+# %% ../../nbs/measure/21_server_faults.ipynb #cc112b1f
+def try_models(
+    *names: str,  # of cases; all if empty
+) -> dict:
+    "Load hostile models; returns how many were refused, the slowest, the largest, and those that took too much."
+    _, *found = measure_hostile_models(*names)
+    return dict(
+        models=len(found),
+        refused=sum(outcome.how == 'refused' for outcome in found),
+        seconds_worst=round(max(outcome.seconds for outcome in found), 2),
+        megabytes_worst=round(max(outcome.megabytes for outcome in found)),
+        too_much=[outcome.name for outcome in found if not outcome.is_bounded],
+    )
+
 # %% ../../nbs/measure/21_server_faults.ipynb #68a08079
 def try_faults(
     minutes: float = 5.0,  # of the attack; the trials of single faults take as long in proportion
@@ -199,4 +215,5 @@ def try_faults(
         uploads=try_uploads(seconds=30 * share),
         stops=try_stops(max(1, round(5 * share))),
         full_disk=try_full_disk(),
+        models=try_models() if minutes >= 1 else {},
     )
