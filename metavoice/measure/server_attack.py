@@ -247,7 +247,7 @@ class Observers:
 ATTACK_SCRIPT = '''
 import json, os, sys
 if hasattr(os, 'nice'):
-    os.nice(10)
+    os.nice(19)
 from metavoice.measure.server_attack import attack
 print(json.dumps(attack(sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3]))))
 '''

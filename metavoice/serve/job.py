@@ -55,7 +55,7 @@ class SpeechJob:
     encoder: StreamEncoder | None = None  # samples to bytes; None hands on samples
     deadline: float = math.inf  # on the clock of `time.monotonic`
     on_ready: Callable | None = None  # called from another thread whenever there is something to take
-    max_buffered: float = 10.0  # seconds of sound that may wait for the client
+    max_buffered: float = 3.0  # seconds of sound that may wait for the client
     began: float | None = None  # when a worker started on it, on the clock of `time.monotonic`
     seconds: float = 0.0  # of sound generated so far
     disconnected: bool = False

@@ -94,7 +94,8 @@ async def answer_request(
             await asyncio.wait([task], timeout=0.05)
 
 # %% ../../nbs/serve/17_relay.ipynb #3f872a7c
-ATTEMPTS, SEEDS = 3, 2**31  # replicas tried for a request; seeds are drawn below this
+ATTEMPTS, PAUSE = 5, 0.2  # replicas tried for a request; seconds before the second one, then twice as long each time
+SEEDS = 2**31  # seeds are drawn below this
 
 
 class ReplicaEnded(MetaVoiceError):
@@ -203,6 +204,7 @@ class Relay:
                 return
             except ReplicaEnded as e:
                 logger.warning(f"a replica ended while it answered, attempt {attempt + 1} of {ATTEMPTS}: {e}")
+            await asyncio.sleep(PAUSE * 2**attempt)  # Ray Serve may send a request to a dead replica once more
         raise APIError(503, "the replicas end while they answer; retry later", 'replicas', headers={'Retry-After': '5'})
 
     async def pass_on(self, message: dict, scope, sent: SentBytes, send):

@@ -9,6 +9,7 @@ import httpx  # noqa: E402
 from fastapi import FastAPI, Request  # noqa: E402
 from fastapi.responses import StreamingResponse  # noqa: E402
 
+from metavoice.serve import relay  # noqa: E402
 from metavoice.serve.app import add_checks, add_error_handlers  # noqa: E402
 from metavoice.serve.config import ServerConfig  # noqa: E402
 from metavoice.serve.job import Repeat  # noqa: E402
@@ -106,11 +107,12 @@ def test_only_plain_data_is_sent_to_replicas():
     assert pickle.loads(pickle.dumps(scope)) == scope
 
 
-def test_three_dead_replicas_are_an_error_that_says_when_to_retry():
-    replicas = Replicas(0, 0, 0, 0)
+def test_five_dead_replicas_are_an_error_that_says_when_to_retry(monkeypatch):
+    monkeypatch.setattr(relay, "PAUSE", 0.01)
+    replicas = Replicas(0, 0, 0, 0, 0, 0)
     response = post(make_front(replicas)[0])
     assert response.status_code == 503 and response.headers["retry-after"] == "5"
-    assert response.json()["error"]["code"] == "replicas" and len(replicas.asked) == 3
+    assert response.json()["error"]["code"] == "replicas" and len(replicas.asked) == 5
 
 
 def test_a_different_second_answer_is_not_joined_to_the_first():
