@@ -427,10 +427,11 @@ def test_time_is_bounded_for_many_strings(golden_tokeniser):
     first, worst = int(os.environ.get("METAVOICE_FUZZ_SEED", 1000)), (0.0, '')
     for seed in range(first, first + count):
         text = feared_string(random.Random(seed))
-        taken = seconds_to_split(text, golden_tokeniser, seed % 2 == 1)
-        bound = slowness()  # a second
-        if taken >= bound:  # on a busy machine, even thread time is longer now and then
+        for _ in range(3):  # on a busy machine, even thread time is longer now and then
             taken = seconds_to_split(text, golden_tokeniser, seed % 2 == 1)
+            bound = slowness()  # a second
+            if taken < bound:
+                break
         worst = max(worst, (taken, f"seed {seed}: {text[:60]!r}"))
         assert taken < bound, worst
     print(f"{count} strings of 100 kB; the slowest took {worst[0]:.2f} s, {worst[1]}")

@@ -86,13 +86,15 @@ UNITS = [
 
 def assert_linear(work, text):
     "Check that work on a text takes less than ten times the CPU time of work on a quarter of it; return its result."
-    seconds = []
-    for part in (text[: len(text) // 4], text):
-        start = time.process_time()
-        result = work(part)
-        seconds.append(time.process_time() - start)
-    assert seconds[1] < max(10 * seconds[0], 1), seconds  # sixteen times would be quadratic
-    return result
+    for _ in range(3):  # on a busy machine, CPU time varies
+        seconds = []
+        for part in (text[: len(text) // 4], text):
+            start = time.process_time()
+            result = work(part)
+            seconds.append(time.process_time() - start)
+        if seconds[1] < max(10 * seconds[0], 1):
+            return result
+    raise AssertionError(f"{seconds} s; sixteen times is quadratic")
 
 
 def spoken_or_silent(text):
