@@ -24,6 +24,7 @@ def open_sockets(
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, _, _, _, address in dict.fromkeys(found):
             opened.append(socket.create_server((address[0], wanted), family=family, backlog=2048))
+            opened[-1].setblocking(False)  # an event loop accepts connections until none is left
             wanted = opened[0].getsockname()[1]
     except OSError as e:
         for one in opened:

@@ -135,8 +135,7 @@ class SpeechAPI(ServerState):
 
     def stop(self):
         "Refuse new requests and those that wait; those that run go on."
-        if self.status in ('ok', 'loading'):
-            self.status = 'stopping'
+        super().stop()
         if self.speech_service:
             self.speech_service.refuse_waiting()
 
@@ -169,8 +168,7 @@ def load(self: SpeechAPI):
     job.collect()
     if self.on_loaded:
         self.on_loaded()
-    if self.status == 'loading':
-        self.status = 'ok'
+    self.become_ready()
     seconds = round(time.perf_counter() - began, 2)
     log_event('ready', pid=os.getpid(), model=self.name, seconds=seconds, config=repr(config))
 

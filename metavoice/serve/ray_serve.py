@@ -127,8 +127,7 @@ class ReplicatedSpeech(ServerState):
             raise MetaVoiceError(f"the replicas can't be started: {str(e).strip().splitlines()[-1]}") from None
         if self.on_loaded:
             self.on_loaded()
-        if self.status == 'loading':
-            self.status = 'ok'
+        self.become_ready()
         log_event('ready', pid=os.getpid(), model=self.name, replicas=self.num_replicas, config=repr(self.config))
 
     async def ask(self, scope: dict, body: bytes, repeat: Repeat) -> AsyncIterator[dict]:
@@ -151,11 +150,6 @@ class ReplicatedSpeech(ServerState):
             self.jobs -= 1
             if not ended:
                 response.cancel()
-
-    def stop(self):
-        "Refuse new requests; those that run go on."
-        if self.status in ('ok', 'loading'):
-            self.status = 'stopping'
 
     def close(self):
         "Stop the replicas, and the cluster if this process started it."

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from ..core.errors import MetaVoiceError
 from .errors import APIError
 from .job import Repeat
-from .monitoring import logger
+from .monitoring import log_failure, logger
 from .state import ServerState
 
 # %% auto #0
@@ -46,8 +46,7 @@ async def run_app(app, scope: dict, receive, send):
         await app(scope, receive, send_and_note)
     except Exception as e:
         error = APIError.from_exception(e)
-        if error.status == 500:
-            logger.error("a request failed", exc_info=True)
+        log_failure(e, error.status)
         if not started:
             await error.response()(scope, receive, send)
 

@@ -309,6 +309,10 @@ class SharedSource:
         self.scheduler, self.job, self.slots, self.num_running = scheduler, job, slots, num_running
         self.bundle = scheduler.bundle
 
+    def _count_running(self) -> int:
+        "Return the number of running jobs from which the length of chunks is computed."
+        return self.job.running or max(1, self.num_running())
+
     def _submit_takes(self, segment: Segment) -> list:  # of `SharedGeneration`
         "Submit all takes of a segment."
         return [self.scheduler.submit(take, self.job) for take in make_takes(segment, self.job.options.takes)]
@@ -353,12 +357,11 @@ def _stream_one(
 ):  # yields (2, frames) so far, and whether these are all
     "Yield the codes of one segment part by part; those of a short text come when it has ended."
     exact = self.job.running is not None
-    running = self.job.running or max(1, self.num_running())
-    wanted, ended = max(first + every * (running - 1), generation.given), False
+    wanted, ended = max(first + every * (self._count_running() - 1), generation.given), False
     while not ended:
         with self.slots.released():
             codes, ended = generation.wait(wanted)
         if exact and codes.shape[1] > wanted:
             codes, ended = codes[:, :wanted], False
         yield codes, ended
-        wanted = codes.shape[1] + every * (self.job.running or max(1, self.num_running()))
+        wanted = codes.shape[1] + every * self._count_running()

@@ -50,6 +50,16 @@ class ServerState:
         "Return whether the process works."
         return self.status != 'failed'
 
+    def become_ready(self):
+        "Accept requests, unless the server is stopping already."
+        if self.status == 'loading':
+            self.status = 'ok'
+
+    def stop(self):
+        "Refuse new requests; those that run go on."
+        if self.status in ('ok', 'loading'):
+            self.status = 'stopping'
+
     def check_ready(self):
         "Raise `APIError` if no speech can be generated."
         if self.status != 'ok':

@@ -68,15 +68,12 @@ def listen(
     port: int | None = None,  # 8866 if None, or any free port if 8866 is taken
 ) -> list[socket.socket]:
     "Return listening sockets; raises `OptionError` if the port isn't available."
-    try:
-        sockets = open_sockets(host, DEFAULT_PORT if port is None else port)
-    except OptionError:
-        if port is not None:
-            raise
-        sockets = open_sockets(host, 0)
-    for one in sockets:
-        one.setblocking(False)  # Tornado accepts connections until none is left
-    return sockets
+    if port is None:
+        try:
+            return open_sockets(host, DEFAULT_PORT)
+        except OptionError:
+            port = 0
+    return open_sockets(host, port)
 
 # %% ../../nbs/ui/05_pages.ipynb #accdab08
 def page_url(

@@ -15,6 +15,7 @@ import httpx  # noqa: E402
 import soundfile  # noqa: E402
 
 from metavoice.core.errors import OptionError  # noqa: E402
+from metavoice.measure.server_trials import list_replicas  # noqa: E402
 from metavoice.serve.config import ServerConfig  # noqa: E402
 from metavoice.serve.ray_serve import ReplicatedSpeech  # noqa: E402
 
@@ -30,19 +31,6 @@ def test_without_ray_the_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(OptionError, match=r'pip install "metavoice\[ray\]"'):
         ReplicatedSpeech(ServerConfig(ray="here"))
-
-
-def replica_pids():
-    "Process ids of all replicas on this machine."
-    found = []
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if file.read().startswith(b"ray::ServeReplica"):
-                    found.append(int(pid))
-        except OSError:
-            continue
-    return found
 
 
 @pytest.fixture
@@ -77,7 +65,7 @@ def check_sound(response):
 @pytest.mark.slow
 def test_a_killed_replica_loses_no_request(run_replicas):
     with run_replicas(2) as (http, lines):
-        pids, began = replica_pids(), threading.Event()
+        pids, began = list_replicas(), threading.Event()
         assert len(pids) == 2
 
         def ask(n):
@@ -106,7 +94,7 @@ def test_the_only_replica_is_replaced_and_the_stream_goes_on(run_replicas):
         with http.stream("POST", SPEECH, json=body) as response:
             parts = response.iter_raw()
             received = [next(parts)]
-            (pid,) = replica_pids()
+            (pid,) = list_replicas()
             os.kill(pid, signal.SIGKILL)
             received += parts
         assert b"".join(received) == whole
