@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from pathlib import Path
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..core.bounds import open_tensors, parse_json
+from ..core.bounds import open_tensors, parse_json, parse_tensors
 from ..core.errors import AudioError, BundleError, OptionError, OutputError, show
 from ..core.files import atomic_write
 from ..core.provenance import Provenance
@@ -129,7 +129,8 @@ class Voice:
         path: str | Path,  # a file written by `save`
     ) -> Voice:
         "Return the voice in a file; raises `AudioError` for a file that isn't one."
-        return _read_voice(Path(path), path, Path(path).stem)
+        with _voice_errors(path), open_tensors(path, shapes=_EMBEDDING_SHAPE) as f:
+            return _make_voice(f.get_tensor('embedding'), f.metadata() or {}, Path(path).stem)
 
     @staticmethod
     def from_bytes(
@@ -137,23 +138,23 @@ class Voice:
         name: str = 'voice',  # of a voice that has none
     ) -> Voice:
         "Return the voice in the content of a file; raises `AudioError` for one that isn't a voice."
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / 'voice.safetensors'
-            path.write_bytes(data)
-            return _read_voice(path, name, name)
+        with _voice_errors(name):
+            tensors, about = parse_tensors(data, name, _EMBEDDING_SHAPE)
+            return _make_voice(tensors['embedding'], about, name)
 
 
-def _read_voice(
-    path: Path,
-    shown: str | Path,  # what messages call it
-    name: str,  # of a voice that has none
-) -> Voice:
-    "Return the voice in a file; raises `AudioError`."
+_EMBEDDING_SHAPE = dict(embedding=(EMBEDDING_SIZE,))
+
+
+@contextmanager
+def _voice_errors(
+    shown: str | Path,  # what messages call the voice
+):
+    "Raise `AudioError` for whatever is wrong with a file of a voice."
     try:
-        with open_tensors(path, shapes=dict(embedding=(EMBEDDING_SIZE,))) as f:
-            return _make_voice(f.get_tensor('embedding'), f.metadata() or {}, name)
+        yield
     except (OSError, TypeError, ValueError, BundleError) as e:
-        reason = (getattr(e, 'strerror', None) or str(e)).removeprefix("can't read ").removeprefix(str(path))
+        reason = (getattr(e, 'strerror', None) or str(e)).removeprefix("can't read ").removeprefix(str(shown))
         raise AudioError(f"can't read the voice {shown}: {reason.lstrip(': ')}") from None
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,8 @@ from .settings import FieldSpec, Range, field_specs
 
 # %% auto #0
 __all__ = ['Layers', 'MoreLayers', 'Width', 'Rate', 'Share', 'Sized', 'MAX_JSON_BYTES', 'MAX_TENSORS', 'is_allowed',
-           'check_fields', 'check_list', 'read_small_text', 'parse_json', 'read_json', 'open_tensors', 'load_tensors']
+           'check_fields', 'check_list', 'read_small_text', 'parse_json', 'read_json', 'open_tensors', 'load_tensors',
+           'parse_tensors']
 
 # %% ../../nbs/core/10_bounds.ipynb #f237f8c9
 Layers = Annotated[int, Range(1, 256)]
@@ -89,7 +91,34 @@ def read_json(path: Path):
 # %% ../../nbs/core/10_bounds.ipynb #a2ec5fa7
 MAX_TENSORS = 10_000  # of a file
 
+# %% ../../nbs/core/10_bounds.ipynb #710f1f7f
+def check_tensor_header(
+    begin: bytes,  # the first eight bytes
+    shown: str | Path,  # what messages call the file
+) -> int:  # bytes of the header; 0 if there is none
+    "Read the size of the header of a file of tensors; raises `BundleError` for a large one."
+    size = int.from_bytes(begin, 'little') if len(begin) == 8 else 0  # a shorter file is none of tensors
+    if size > MAX_JSON_BYTES:
+        raise BundleError(f"{shown} has a header of {size} bytes; at most {MAX_JSON_BYTES} are read")
+    return size
 
+
+def check_tensor_shapes(
+    held: set,  # names of the tensors in the file
+    shape_of: Callable,  # name → shape
+    shapes: dict | None,  # name → shape of the tensors that the file has to have; any if None
+    shown: str | Path,  # what messages call the file
+):
+    "Raise `BundleError` for too many tensors, missing ones and other shapes."
+    if len(held) > MAX_TENSORS:
+        raise BundleError(f"{shown} has {len(held)} tensors; at most {MAX_TENSORS} are read")
+    for name, shape in (shapes or {}).items():
+        if name not in held:
+            raise BundleError(f"{shown} has no tensor {name}")
+        if (found := tuple(shape_of(name))) != tuple(shape):
+            raise BundleError(f"{shown}: {name} has the shape {found}; expected {tuple(shape)}")
+
+# %% ../../nbs/core/10_bounds.ipynb #fdb65ec6
 @contextmanager
 def open_tensors(
     path: str | Path,  # .safetensors
@@ -100,23 +129,13 @@ def open_tensors(
     from safetensors import SafetensorError, safe_open
 
     with open_regular(path) as file:
-        begin = file.read(8)
-    size = int.from_bytes(begin, 'little') if len(begin) == 8 else 0  # a shorter file is none of tensors
-    if size > MAX_JSON_BYTES:
-        raise BundleError(f"{path} has a header of {size} bytes; at most {MAX_JSON_BYTES} are read")
+        check_tensor_header(file.read(8), path)
     try:
         opened = safe_open(path, framework)
     except SafetensorError as e:
         raise BundleError(f"can't read {path}: {e}") from None
     with opened as file:
-        held = set(file.keys())
-        if len(held) > MAX_TENSORS:
-            raise BundleError(f"{path} has {len(held)} tensors; at most {MAX_TENSORS} are read")
-        for name, shape in (shapes or {}).items():
-            if name not in held:
-                raise BundleError(f"{path} has no tensor {name}")
-            if (found := tuple(file.get_slice(name).get_shape())) != tuple(shape):
-                raise BundleError(f"{path}: {name} has the shape {found}; expected {tuple(shape)}")
+        check_tensor_shapes(set(file.keys()), lambda name: file.get_slice(name).get_shape(), shapes, path)
         yield file
 
 
@@ -128,3 +147,21 @@ def load_tensors(
     "Return the tensors of a file. Raises what `open_tensors` raises."
     with open_tensors(path, framework, shapes) as file:
         return {name: file.get_tensor(name) for name in shapes or file.keys()}
+
+
+def parse_tensors(
+    data: bytes,  # the content of a .safetensors file
+    shown: str | Path,  # what messages call it
+    shapes: dict | None = None,  # as in `open_tensors`
+) -> tuple[dict, dict]:  # name → tensor; metadata
+    "Return the tensors and the metadata of a file's content. Raises `BundleError` as `open_tensors` does."
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    size = check_tensor_header(data[:8], shown)
+    try:
+        tensors = load(data)
+    except (KeyError, SafetensorError) as e:  # KeyError: a kind of numbers that PyTorch doesn't have
+        raise BundleError(f"can't read {shown}: {e}") from None
+    check_tensor_shapes(set(tensors), lambda name: tensors[name].shape, shapes, shown)
+    return tensors, parse_json(data[8 : 8 + size].decode()).get('__metadata__') or {}
