@@ -72,7 +72,7 @@ class FileFacts(NamedTuple):
     name: str
     size: int | None  # bytes, if it is known
     changed: float  # Unix time; 0 if it isn't known
-    stamp: tuple | None  # changes with the content; None if the listing has none of these
+    stamp: tuple | None  # changes with the content; None if the listing has neither a checksum nor a time
 
 
 _CHECKSUMS = ('ETag', 'etag', 'md5Hash', 'generation', 'content_md5')

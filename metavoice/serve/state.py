@@ -73,7 +73,7 @@ class ServerState:
 
     @contextmanager
     def upload_place(self):
-        "Count a recording that is read; raises `QueueFull` if too many are."
+        "Count a recording while it is being read; raises `QueueFull` if too many are."
         self.check_uploads()
         self.num_uploads += 1
         try:
@@ -90,7 +90,7 @@ class ServerState:
         return JSONResponse((await self.health()).model_dump(), 200 if self.is_alive() else 503)
 
     async def is_ready(self):
-        "200 while speech can be generated; 503 while the server loads or stops."
+        "200 while speech can be generated; 503 while the server loads or stops, or if loading failed."
         return JSONResponse((await self.health()).model_dump(), 200 if self.status == 'ok' else 503)
 
     async def metrics_route(self):
