@@ -195,6 +195,8 @@ class Relay:
         "Ask replicas in turn until one completes the response."
         repeat = Repeat(secrets.randbelow(SEEDS), 1 + round(self.state.jobs_per_model()))
         for attempt in range(ATTEMPTS):
+            if attempt:  # Ray Serve may send a request to a dead replica once more
+                await asyncio.sleep(PAUSE * 2 ** (attempt - 1))
             sent.begin_again()
             try:
                 async with aclosing(self.ask(pick_scope(scope), body, repeat)) as messages:
@@ -203,7 +205,6 @@ class Relay:
                 return
             except ReplicaEnded as e:
                 logger.warning(f"a replica ended while it answered, attempt {attempt + 1} of {ATTEMPTS}: {e}")
-            await asyncio.sleep(PAUSE * 2**attempt)  # Ray Serve may send a request to a dead replica once more
         raise APIError(503, "the replicas end while they answer; retry later", 'replicas', headers={'Retry-After': '5'})
 
     async def pass_on(self, message: dict, scope, sent: SentBytes, send):

@@ -75,6 +75,20 @@ def post(front, path="/parts", **kwargs):
     return asyncio.run(run())
 
 
+async def call(front, send, leaves=None):
+    "Call a front with a request whose client stays, or leaves at an event."
+    incoming = [dict(type="http.request", body=b"")]
+
+    async def receive():
+        if incoming:
+            return incoming.pop()
+        await (leaves or asyncio.Event()).wait()
+        return dict(type="http.disconnect")
+
+    scope = dict(type="http", method="POST", path="/parts", query_string=b"", headers=[(b"host", b"127.0.0.1")])
+    await asyncio.wait_for(front(scope, receive, send), 10)
+
+
 @pytest.mark.parametrize("ends", [(), (0,), (1,), (2,), (7,), (PARTS + 1,), (3, 9), (9, 3), (0, 0)])
 def test_an_answer_is_whole_whenever_a_replica_ends(ends):
     replicas = Replicas(*ends)
@@ -123,19 +137,10 @@ def test_a_different_second_answer_is_not_joined_to_the_first():
 
     replicas, messages = Different(9), []
 
-    async def run():
-        incoming = [dict(type="http.request", body=b"")]
+    async def send(message):
+        messages.append(message)
 
-        async def receive():
-            return incoming.pop() if incoming else await asyncio.Event().wait()
-
-        async def send(message):
-            messages.append(message)
-
-        scope = dict(type="http", method="POST", path="/parts", query_string=b"", headers=[(b"host", b"127.0.0.1")])
-        await asyncio.wait_for(make_front(replicas)[0](scope, receive, send), 10)
-
-    asyncio.run(run())
+    asyncio.run(call(make_front(replicas)[0], send))
     assert len(replicas.asked) == 2 and all(message.get("more_body") for message in messages[1:])
     assert b"".join(message["body"] for message in messages[1:]).endswith(b"7/0/0;")  # nothing of the second one
 
@@ -174,25 +179,13 @@ def test_few_uploads_at_a_time():
 
 
 def test_a_client_that_leaves_ends_the_work():
-    replicas = Replicas()
+    replicas, leaves = Replicas(), asyncio.Event()
+    front, state = make_front(replicas)
 
-    async def run():
-        front, state = make_front(replicas)
-        scope = dict(type="http", method="POST", path="/parts", query_string=b"", headers=[(b"host", b"127.0.0.1")])
-        incoming, leaves = [dict(type="http.request", body=b"")], asyncio.Event()
+    async def send(message):
+        if message["type"] == "http.response.body":
+            leaves.set()
+            await asyncio.Event().wait()  # a connection that takes no more
 
-        async def receive():
-            if incoming:
-                return incoming.pop()
-            await leaves.wait()
-            return dict(type="http.disconnect")
-
-        async def send(message):
-            if message["type"] == "http.response.body":
-                leaves.set()
-                await asyncio.Event().wait()  # a connection that takes no more
-
-        await asyncio.wait_for(front(scope, receive, send), 10)
-        return state.metrics.registry.get_sample_value("metavoice_left_total")
-
-    assert asyncio.run(run()) == 1 and replicas.open == 0
+    asyncio.run(call(front, send, leaves))
+    assert state.metrics.registry.get_sample_value("metavoice_left_total") == 1 and replicas.open == 0
