@@ -35,6 +35,26 @@ def timed_loop():
     return time.thread_time() - start
 
 
+def assert_linear(work, text):
+    """Check that work on a text takes at most a second of CPU time, or less than ten times as long as work on a
+    quarter of it, on any machine. Return its result."""
+    for _ in range(3):  # on a busy machine, CPU time varies
+        result, seconds = timed(work, text)
+        if seconds <= 1:
+            return result
+        quarter = timed(work, text[: len(text) // 4])[1]
+        if seconds < 10 * quarter:
+            return result
+    raise AssertionError(f"{seconds:.1f} s, {quarter:.1f} s for a quarter of {text[:60]!r}; sixteen times is quadratic")
+
+
+def timed(work, text):
+    "Return the result of work on a text and the CPU seconds that it took in this thread."
+    start = time.thread_time()
+    result = work(text)
+    return result, time.thread_time() - start
+
+
 def assert_near(got, expected, tolerance=1e-4):
     "Compare two tensors; the tolerance is relative to the standard deviation of the second."
     assert got.shape == expected.shape

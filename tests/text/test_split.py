@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from helpers import slowness
+from helpers import assert_linear
 
 from metavoice.core.errors import OptionError, TextError
 from metavoice.text.markup import Block, read_blocks
@@ -142,9 +142,7 @@ def test_time_does_not_explode(golden_tokeniser):
         "a." * 50_000,
         "“" * 100_000,
     ):
-        start = time.process_time()
-        split_text(text, golden_tokeniser, 200)
-        assert time.process_time() - start < 2 * slowness(), text[:20]
+        assert_linear(lambda part: split_text(part, golden_tokeniser, 200), text)
 
 
 def cut(text, breaks):
@@ -399,47 +397,36 @@ def feared_string(rng, n=100_000):
     return ''.join(rng.choices(units, k=n // min(map(len, units))))[:n]
 
 
-def seconds_to_split(text, tokeniser, one_sentence):
-    "Return the CPU seconds that reading, fitting and splitting a text take."
-    start = time.thread_time()
+def read_and_split(text, tokeniser, one_sentence):
+    "Read, fit and split a text; check that every letter and digit is in a part."
     try:
         blocks = [Block(tokeniser.fit(block.text)[0], block.kind, block.pause) for block in read_blocks(text)]
     except TextError as e:
         assert 'pause' in str(e)
         blocks = [Block(tokeniser.fit(' '.join(text.split()))[0])]
     parts = split_with_pauses(PreparedText(blocks, ()), tokeniser, 80, one_sentence)
-    taken = time.thread_time() - start
     spoken = sum(c.isalnum() for part, _ in parts for c in part)
     assert spoken == sum(c.isalnum() for block in blocks for c in block.text)
-    return taken
 
 
 @pytest.mark.parametrize("seed", [*range(30), 1127])
-def test_time_is_bounded(seed, golden_tokeniser):
-    rng = random.Random(seed)
-    text = feared_string(rng)
-    assert seconds_to_split(text, golden_tokeniser, seed % 2 == 1) < 2 * slowness(), text[:80]
+def test_feared_strings_take_linear_time(seed, golden_tokeniser):
+    text = feared_string(random.Random(seed))
+    assert_linear(lambda part: read_and_split(part, golden_tokeniser, seed % 2 == 1), text)
 
 
 @pytest.mark.slow
-def test_time_is_bounded_for_many_strings(golden_tokeniser):
+def test_many_feared_strings_take_linear_time(golden_tokeniser):
     count = int(os.environ.get("METAVOICE_FUZZ_STRINGS", 100))  # 10,000 take an hour
-    first, worst = int(os.environ.get("METAVOICE_FUZZ_SEED", 1000)), (0.0, '')
+    first = int(os.environ.get("METAVOICE_FUZZ_SEED", 1000))
     for seed in range(first, first + count):
         text = feared_string(random.Random(seed))
-        for _ in range(3):  # on a busy machine, even thread time is longer now and then
-            taken = seconds_to_split(text, golden_tokeniser, seed % 2 == 1)
-            bound = slowness()  # a second
-            if taken < bound:
-                break
-        worst = max(worst, (taken, f"seed {seed}: {text[:60]!r}"))
-        assert taken < bound, worst
-    print(f"{count} strings of 100 kB; the slowest took {worst[0]:.2f} s, {worst[1]}")
+        assert_linear(lambda part: read_and_split(part, golden_tokeniser, seed % 2 == 1), text)
 
 
 def test_other_threads_run_meanwhile(golden_tokeniser):
     text = "See...[" + "321 " * 25_000 + '] there. "a"' + ")" * 1400
-    thread = threading.Thread(target=lambda: [seconds_to_split(text, golden_tokeniser, True) for _ in range(3)])
+    thread = threading.Thread(target=lambda: [read_and_split(text, golden_tokeniser, True) for _ in range(3)])
     thread.start()
     waits, last = [], time.perf_counter()
     while thread.is_alive():
