@@ -50,6 +50,7 @@ class TooManyWords(TextError):
     "The numbers and signs of a text become too many words."
 
 
+SWITCH_INTERVAL = 0.0005  # seconds for which a thread that computes in Python may hold up another; Python has 0.005
 LONG_TEXT = 500  # characters of a text that waits for other long texts
 
 MOST_WORDS = 5  # characters in words for each character that a text may have
@@ -91,8 +92,8 @@ class SpeechAPI(ServerState):
         self.model_names = {self.name, *OPENAI_MODELS, *config.model_names}
         self.lexicon = load_lexicon(config.lexicon)
         self.options = self.make_options()
-        self.readers, self.long_texts = ThreadPoolExecutor(2, 'reader'), ThreadPoolExecutor(1, 'long text')
-        self.uploads = ThreadPoolExecutor(1, 'upload', give_way)
+        self.readers, self.uploads = ThreadPoolExecutor(2, 'reader'), ThreadPoolExecutor(1, 'upload', give_way)
+        self.long_texts = ThreadPoolExecutor(1, 'long text', give_way)
         self.metrics.voices.set_function(lambda: self.store_calls.count)
 
     def make_options(self, **asked) -> SpeechOptions:
@@ -109,6 +110,10 @@ class SpeechAPI(ServerState):
         "Return the metrics in the text format of Prometheus, with a fresh count of the registered voices."
         await self.store_calls.recount()
         return await super().metrics_route()
+
+    def is_speaking(self) -> bool:
+        "Return whether speech is being generated."
+        return self.speech_service is not None and self.speech_service.num_running() > 0
 
     def is_alive(self) -> bool:
         "Return whether speech can be generated, now or after loading."
@@ -152,6 +157,7 @@ class SpeechAPI(ServerState):
 def load(self: SpeechAPI):
     "Load the model, start the speech service and generate a first sentence; raises what loading raises."
     config, began = self.config, time.perf_counter()
+    sys.setswitchinterval(SWITCH_INTERVAL)
     if config.threads:
         torch.set_num_threads(config.threads)
     self.tts.load_parts(self.options)
@@ -239,7 +245,7 @@ def check_spoken(self: SpeechAPI, spoken: int):
 @patch
 def embed_recording(self: SpeechAPI, data: bytes, name: str | None) -> Voice:
     "Return the voice of an untrusted recording; raises `AudioError`."
-    voice = self.tts.voice(read_upload(data, name, self.limits))
+    voice = self.tts.voice(read_upload(data, name, self.limits, self.is_speaking))
     return replace(voice, origin=replace(voice.origin, source=recording_key(data)))
 
 

@@ -23,7 +23,8 @@ __all__ = ['Slots', 'BatchedDenoiser']
 class Slots:
     """A number of worker slots, given in the order of asking.
 
-    `with slots:` takes one, and `with slots.released():` inside it returns it for a while."""
+    `with slots:` takes one, and `with slots.released():` inside it returns it for a while. `slots.rejoin()` lets those
+    go first who wait."""
 
     def __init__(self, count: int):
         self.free, self.lock, self.waiting = count, threading.Lock(), deque()
@@ -52,6 +53,12 @@ class Slots:
 
     def __exit__(self, *exception):
         self.give()
+
+    def rejoin(self):
+        "If others wait, return the slot and wait for another one behind them."
+        if self.waiting:
+            with self.released():
+                pass
 
     @contextmanager
     def released(self):

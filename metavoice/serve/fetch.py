@@ -5,16 +5,52 @@
 # %% ../../nbs/serve/02_fetch.ipynb #eb981eb7
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from ..audio.sound import Audio, AudioLimits, load_audio
 
 # %% auto #0
-__all__ = ['read_upload']
+__all__ = ['SHARE', 'Pacer', 'PacedLimits', 'read_upload']
 
 # %% ../../nbs/serve/02_fetch.ipynb #db0dbc9f
+SHARE = 0.25  # of a core, for recordings that are decoded while the server speaks
+
+
+class Pacer:
+    "Each call sleeps until the thread that made this object has used at most `SHARE` of a core since the last call."
+
+    def __init__(self, is_busy: Callable[[], bool]):
+        self.is_busy, self.last = is_busy, time.thread_time()
+
+    def __call__(self):
+        spent = time.thread_time() - self.last
+        if spent < 0.005:
+            return
+        if self.is_busy():
+            time.sleep(spent * (1 / SHARE - 1))
+        self.last = time.thread_time()
+
+
+@dataclass(frozen=True)
+class PacedLimits(AudioLimits):
+    "Limits that also set the pace of decoding."
+
+    pace: Callable[[], None] = lambda: None  # called for each block
+
+    def check(self, reader, name: str, frames: int = 0):
+        "As `AudioLimits.check`, then pause."
+        super().check(reader, name, frames)
+        self.pace()
+
+# %% ../../nbs/serve/02_fetch.ipynb #af531df1
 def read_upload(
     data: bytes,  # the whole file
     name: str | None = None,  # file name as the client gives it, for messages
     limits: AudioLimits = AudioLimits(),  # noqa: B008 (frozen)
+    is_busy: Callable[[], bool] = lambda: False,  # returns whether this thread should take only `SHARE` of a core
 ) -> Audio:
     "Decode an untrusted recording; raises `AudioError` for what is no audio, and for a recording beyond the limits."
-    return load_audio(data, limits=limits, name=name or 'the recording')
+    paced = PacedLimits(**vars(limits), pace=Pacer(is_busy))
+    return load_audio(data, limits=paced, name=name or 'the recording')

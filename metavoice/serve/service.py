@@ -144,7 +144,7 @@ def _deliver(self: SpeechService, job: SpeechJob, audio: Audio):
 def _speak(self: SpeechService, job: SpeechJob):
     "Generate the sound of a job and put it into its queue."
     assembler = self._make_assembler(job)
-    source = SharedSource(self.scheduler, job, self.slots, self.num_running)
+    source = SharedSource(self.scheduler, job, self.slots, self.num_running, self.places.rejoin)
     with self.slots, closing(render(job.segments, job.options, source, chunk=job.chunk, assembler=assembler)) as parts:
         for part in parts:
             if len(part.samples):

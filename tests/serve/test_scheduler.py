@@ -7,8 +7,9 @@ import torch
 import metavoice.generate.decoding as decoding
 from metavoice.audio.encode import to_int16
 from metavoice.generate.options import SpeechOptions
+from metavoice.serve.denoise_pool import Slots
 from metavoice.serve.job import SpeechJob
-from metavoice.serve.scheduler import BatchScheduler
+from metavoice.serve.scheduler import BatchScheduler, SharedSource
 
 TEXTS = ["The dog slept.", "Where is it?", "Hello there.", "The cat slept."]
 
@@ -43,3 +44,15 @@ def test_refused_memory_halves_the_rows(tts, monkeypatch):
         assert scheduler.max_batch == 1
     for n, (text, found) in enumerate(zip(TEXTS, codes, strict=True)):
         assert torch.equal(found, tts.codes([text], seed=n, takes=1)[0][0][:2])
+
+
+def test_parts_are_short_however_many_jobs_run(tts):
+    options = SpeechOptions(takes=1).resolve(tts.bundle)
+    text = "The old man with the red book and the cat walked to the river in the garden by the window of the house."
+    job = SpeechJob(tts.segments([text], seed=1), options, 0.5, running=50)
+    with BatchScheduler(tts.bundle) as scheduler, Slots(1) as slots:
+        ends = [0] + [c.shape[1] for parts in SharedSource(scheduler, job, slots).stream(job.segments, 15, 12)
+                      for c, _ in parts]
+    lengths = [end - begin for begin, end in zip(ends, ends[1:])]
+    rate = tts.bundle.codec.sample_rate / tts.bundle.codec.hop
+    assert ends[-1] > 5 * rate and max(lengths) <= 3 * rate + 15

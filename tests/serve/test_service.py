@@ -88,3 +88,21 @@ def test_a_waiting_job_gets_an_error_when_the_service_closes(tts, wait_until):
     service.close()
     assert ended.wait(600)
     assert isinstance(second.take(), Disconnected)
+
+
+def test_a_long_text_lets_a_short_one_go_first(tts):
+    options = SpeechOptions(takes=1, denoise=False).resolve(tts.bundle)
+    for chunk in (None, 0.5):
+        began = threading.Event()
+        with SpeechService(tts, max_batch=1, queue=1) as service:
+            long, short = [
+                SpeechJob(tts.segments([text], seed=1), options, chunk, deterministic=False, max_buffered=1000)
+                for text in (LONG, SHORT)
+            ]
+            long.on_ready = began.set
+            service.submit(long)
+            assert began.wait(600)
+            service.submit(short)
+            short.collect()
+            assert long in service.jobs
+            assert sum(audio.duration for audio in long.collect()) > 20
