@@ -55,7 +55,7 @@ class SpeechJob:
     encoder: StreamEncoder | None = None  # samples to bytes; None hands on samples
     deadline: float = math.inf  # on the clock of `time.monotonic`
     on_ready: Callable | None = None  # called from another thread whenever there is something to take
-    max_buffered: float = 3.0  # seconds of sound that may wait for the client
+    max_buffered: float = 2.0  # seconds of unread sound beyond which no more is generated
     began: float | None = None  # when a worker started on it, on the clock of `time.monotonic`
     seconds: float = 0.0  # of sound generated so far
     disconnected: bool = False
@@ -63,7 +63,8 @@ class SpeechJob:
     future: Future | None = None  # of the worker
 
     def __post_init__(self):
-        self.queue, self.condition, self.waiting_seconds, self.is_finished = deque(), threading.Condition(), 0.0, False
+        self.queue, self.condition, self.is_finished = deque(), threading.Condition(), False
+        self.unread_seconds = self.taken_seconds = 0.0
 
     def is_over(self) -> bool:
         "Return whether the client has disconnected or the deadline has passed."
@@ -89,12 +90,10 @@ def put(
     item,  # bytes or samples; words with their times; None at the end; an exception in place of more
     seconds: float = 0.0,  # of sound in it
 ):
-    "Add an item to the queue; blocks while more than `max_buffered` seconds wait there."
+    "Add an item to the queue."
     with self.condition:
-        while self.waiting_seconds > self.max_buffered and not self.is_over():
-            self.condition.wait(0.25)
         self.queue.append((item, seconds))
-        self.waiting_seconds += seconds
+        self.unread_seconds += seconds
         self.condition.notify_all()
     if self.on_ready is not None:
         self.on_ready()
@@ -102,15 +101,30 @@ def put(
 
 @patch
 def take(self: SpeechJob):  # what was put
-    "Remove and return the next item; raises `queue.Empty`."
+    "Remove and return the next item; raises `queue.Empty`. The last one has been read."
     with self.condition:
+        self.unread_seconds -= self.taken_seconds
+        self.taken_seconds = 0.0
+        self.condition.notify_all()
         if not self.queue:
             raise queue.Empty
-        item, seconds = self.queue.popleft()
-        self.waiting_seconds -= seconds
+        item, self.taken_seconds = self.queue.popleft()
         self.is_finished = item is None or isinstance(item, Exception)
-        self.condition.notify_all()
     return item
+
+
+@patch
+def is_full(self: SpeechJob) -> bool:
+    "Return whether more than `max_buffered` seconds are unread."
+    return self.unread_seconds > self.max_buffered
+
+
+@patch
+def wait_for_client(self: SpeechJob):
+    "Wait while more than `max_buffered` seconds are unread and the job isn't over."
+    with self.condition:
+        while self.is_full() and not self.is_over():
+            self.condition.wait(0.25)
 
 
 @patch
@@ -118,10 +132,12 @@ def collect(self: SpeechJob) -> list:
     "Wait for the end and return all items; raises the error that ended the job."
     items = []
     while True:
-        with self.condition:
-            while not self.queue:
-                self.condition.wait()
-        item = self.take()
+        try:
+            item = self.take()
+        except queue.Empty:
+            with self.condition:
+                self.condition.wait_for(lambda: self.queue)
+            continue
         if item is None:
             return items
         if isinstance(item, Exception):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
 from fastcore.basics import patch
 
@@ -130,21 +131,28 @@ def _deliver(self: SpeechService, job: SpeechJob, audio: Audio):
     "Put sound into the queue of a job; raises `Disconnected` and `DeadlineExceeded`."
     item = job.encoder.feed(audio.samples) if job.encoder else audio
     job.seconds += audio.duration
-    if job.waiting_seconds > job.max_buffered:
-        job.is_blocked = True
-        with self.slots.released(), self.places.released():
-            job.put(item, audio.duration)
-            job.is_blocked = False
-    elif item:
+    if item:
         job.put(item, audio.duration)
     job.check()
+
+
+@patch
+def _take_turns(self: SpeechService, job: SpeechJob):
+    "Give up the job's place while its client reads too slowly, and to jobs that wait for one."
+    if not job.is_full():
+        self.places.rejoin()
+        return
+    job.is_blocked = True
+    with self.places.released():
+        job.wait_for_client()
+        job.is_blocked = False
 
 
 @patch
 def _speak(self: SpeechService, job: SpeechJob):
     "Generate the sound of a job and put it into its queue."
     assembler = self._make_assembler(job)
-    source = SharedSource(self.scheduler, job, self.slots, self.num_running, self.places.rejoin)
+    source = SharedSource(self.scheduler, job, self.slots, self.num_running, partial(self._take_turns, job))
     with self.slots, closing(render(job.segments, job.options, source, chunk=job.chunk, assembler=assembler)) as parts:
         for part in parts:
             if len(part.samples):
