@@ -16,8 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..audio.sound import load_audio
@@ -26,7 +25,7 @@ from .processes import read_memory, subprocess_env
 from .server_trials import TRIAL_SENTENCES, server_process
 
 # %% auto #0
-__all__ = ['ATTACK', 'make_heavy_recording', 'Attackers', 'attack', 'Observers', 'run_attackers', 'run_attack']
+__all__ = ['ATTACK', 'make_heavy_recording', 'Attackers', 'attack', 'Observers', 'attackers_process', 'run_attack']
 
 # %% ../../nbs/measure/16_server_attack.ipynb #d5dbe55c
 HOSTILE_CHARACTERS = (
@@ -76,15 +75,13 @@ class Attackers:
     "The functions that attack a server; `counts` has the statuses of their answers."
 
     def __init__(self, url: str, seed: int = 0):
-        self.url, self.counts, self.open = url, Counter(), []
+        import httpx
+
+        self.counts, self.open = Counter(), []
         host, port = url.removeprefix('http://').split(':')
         self.address, self.texts = (host, int(port)), make_hostile_texts(2000, seed=seed)
         self.lock, self.sent = threading.Lock(), 0
-
-    @cached_property
-    def recording(self) -> bytes:
-        "The recording that is uploaded."
-        return make_heavy_recording()
+        self.http, self.recording = httpx.Client(base_url=url, timeout=120), make_heavy_recording()
 
     def count(self, name: str, answer):
         "Count an answer."
@@ -92,13 +89,11 @@ class Attackers:
             self.counts[f'{name} {answer}'] += 1
 
     def send_hostile_text(self):
-        import httpx
-
         with self.lock:
             text = self.texts[self.sent % len(self.texts)]
             self.sent += 1
         body = dict(model='nano', input=text, response_format='pcm')
-        with httpx.stream('POST', f'{self.url}/v1/audio/speech', json=body, timeout=60) as answer:
+        with self.http.stream('POST', '/v1/audio/speech', json=body) as answer:
             self.count('text', answer.status_code)
             next(answer.iter_raw(), None)  # then the client leaves
 
@@ -132,10 +127,8 @@ class Attackers:
         client.close()
 
     def upload_recording(self):
-        import httpx
-
         files, name = dict(file=('heavy.flac', self.recording)), f'voice {random.randrange(10**6)}'
-        answer = httpx.post(f'{self.url}/v1/voices', data=dict(name=name), files=files, timeout=120)
+        answer = self.http.post('/v1/voices', data=dict(name=name), files=files)
         self.count('upload', answer.status_code)
         if answer.status_code == 429:
             time.sleep(0.2)  # much less than the server asks for
@@ -145,13 +138,11 @@ ATTACK = dict(send_hostile_text=2, send_half_request=1, read_nothing=4, upload_r
 
 
 def attack(
-    url: str,
+    attackers: Attackers,
     seconds: float,
     kinds: dict[str, int] = ATTACK,  # methods of `Attackers` and the threads of each
 ) -> Counter:  # 'kind answer' → how often
-    "Attack a server for some seconds."
-    attackers = Attackers(url)
-    attackers.recording  # made before the attack begins
+    "Attack a server for some seconds; requests that haven't ended then are not waited for."
     end = time.monotonic() + seconds
 
     def repeat(run: Callable):
@@ -164,12 +155,13 @@ def attack(
 
     threads = []
     for name, count in kinds.items():
-        threads += [threading.Thread(target=repeat, args=(getattr(attackers, name),)) for _ in range(count)]
+        run = getattr(attackers, name)
+        threads += [threading.Thread(target=repeat, args=(run,), daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
-    return attackers.counts
+        thread.join(max(0, end - time.monotonic()))
+    return attackers.counts.copy()
 
 # %% ../../nbs/measure/16_server_attack.ipynb #cba6ef6b
 class Observers:
@@ -177,7 +169,7 @@ class Observers:
 
     def __init__(self, url: str, callers: int):
         self.url, self.callers, self.running = url, callers, threading.Event()
-        self.waits, self.health, self.lost, self.busy = [], [], [], 0
+        self.waits, self.health, self.lost, self.busy, self.ended = [], [], [], 0, 0
 
     def ask_for_sentences(self, number: int):
         "Ask for one sentence after the other; a 429 is asked again after the time that it names."
@@ -224,7 +216,7 @@ class Observers:
             thread.start()
         meanwhile()
         self.running.clear()
-        seconds = time.monotonic() - began
+        seconds, self.ended = time.monotonic() - began, len(self.waits)
         for thread in threads:
             thread.join()
         return seconds
@@ -233,7 +225,7 @@ class Observers:
         "Return the figures."
         waits, health = sorted(self.waits) or [0.0], sorted(self.health) or [0.0]
         return dict(
-            sentences_per_second=round(len(self.waits) / seconds, 2),
+            sentences_per_second=round(self.ended / seconds, 2),
             wait_p50=round(waits[len(waits) // 2], 2),
             wait_worst=round(waits[-1], 2),
             health_p99=round(health[int(0.99 * len(health))], 3),
@@ -250,22 +242,40 @@ if hasattr(os, 'SCHED_IDLE'):
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 elif hasattr(os, 'nice'):
     os.nice(19)
-from metavoice.measure.server_attack import attack
-print(json.dumps(attack(sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3]))))
+from metavoice.measure.server_attack import Attackers, attack
+attackers = Attackers(sys.argv[1])
+print('ready', flush=True)
+if sys.stdin.readline():
+    print(json.dumps(attack(attackers, float(sys.argv[2]), json.loads(sys.argv[3]))), flush=True)
+os._exit(0)
 '''
 
 # %% ../../nbs/measure/16_server_attack.ipynb #838293f2
-def run_attackers(
+@contextlib.contextmanager
+def attackers_process(
     url: str,
     seconds: float,
     kinds: dict[str, int] = ATTACK,  # methods of `Attackers` and the threads of each
-) -> dict:  # 'kind answer' → how often
-    "Attack a server from a process of low priority; raises `RuntimeError` if it fails."
+) -> Iterator[Callable]:  # a function that attacks and returns 'kind answer' → how often
+    "Prepare attackers in a process of low priority; raises `RuntimeError` if it fails, and so does the function."
     command = [sys.executable, '-c', ATTACK_SCRIPT, url, str(seconds), json.dumps(kinds)]
-    done = subprocess.run(command, capture_output=True, text=True, env=subprocess_env())
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return json.loads(done.stdout)
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=subprocess_env())
+    with tempfile.TemporaryFile('w+') as errors, subprocess.Popen(command, stderr=errors, **pipes) as process:
+
+        def read_errors():
+            process.wait()
+            errors.seek(0)
+            return errors.read()[-2000:]
+
+        def run():
+            answer = process.communicate('go\n')[0]
+            if not answer:
+                raise RuntimeError(read_errors())
+            return json.loads(answer)
+
+        if not process.stdout.readline():
+            raise RuntimeError(read_errors())
+        yield run
 
 
 def run_attack(
@@ -281,8 +291,9 @@ def run_attack(
         before = Observers(url, callers)
         reference = before.report(before.watch(lambda: time.sleep(alone)))
         memory = read_memory('VmHWM', process.pid)
+        run = stack.enter_context(attackers_process(url, 60 * minutes))
         others, answers = Observers(url, callers), {}
-        found = others.report(others.watch(lambda: answers.update(run_attackers(url, 60 * minutes))))
+        found = others.report(others.watch(lambda: answers.update(run())))
         log = sum(path.stat().st_size for path in Path(folder).glob('log-*'))
         found |= dict(
             share=round(found['sentences_per_second'] / reference['sentences_per_second'], 2),

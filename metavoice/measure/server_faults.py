@@ -20,10 +20,10 @@ from .processes import read_memory
 from .hostile_models import measure_hostile_models
 from metavoice.measure.server_attack import (
     Observers,
+    attackers_process,
     make_heavy_recording,
     make_hostile_texts,
     run_attack,
-    run_attackers,
 )
 from .server_trials import TRIAL_SENTENCES, server_process
 
@@ -71,7 +71,8 @@ def try_uploads(
         alone, beside, answers = Observers(url, callers=1), Observers(url, callers=1), {}
         before = alone.report(alone.watch(lambda: time.sleep(seconds / 3)))
         kinds = dict(upload_recording=clients)
-        found = beside.report(beside.watch(lambda: answers.update(run_attackers(url, seconds, kinds))))
+        with attackers_process(url, seconds, kinds) as run:
+            found = beside.report(beside.watch(lambda: answers.update(run())))
         peak = read_memory('VmHWM', process.pid)
     return dict(
         answers=answers,

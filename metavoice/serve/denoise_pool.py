@@ -5,8 +5,9 @@
 # %% ../../nbs/serve/04_denoise_pool.ipynb #60aa990f
 from __future__ import annotations
 
+import math
 import threading
-from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import contextmanager
 
@@ -21,31 +22,35 @@ __all__ = ['Slots', 'BatchedDenoiser']
 
 # %% ../../nbs/serve/04_denoise_pool.ipynb #df33e4a5
 class Slots:
-    """A number of worker slots, given in the order of asking.
+    """A number of worker slots; of those who wait, the one that is due first gets the next slot.
 
-    `with slots:` takes one, and `with slots.released():` inside it returns it for a while. `slots.rejoin()` lets those
-    go first who wait."""
+    `with slots:` takes one, and `with slots.released():` inside it returns it for a while."""
 
     def __init__(self, count: int):
-        self.free, self.lock, self.waiting = count, threading.Lock(), deque()
+        self.free, self.lock, self.waiting = count, threading.Lock(), []
 
-    def take(self):
+    def take(
+        self,
+        due: Callable[[], float] = lambda: 0.0,  # any number; the least is first, of equals the one that asked first
+    ):
         "Wait for a slot."
         with self.lock:
-            if self.free and not self.waiting:
+            if self.free:
                 self.free -= 1
                 return
             given = threading.Event()
-            self.waiting.append(given)
+            self.waiting.append((due, given))
         given.wait()
 
     def give(self):
-        "Return a slot; whoever waits longest gets it."
+        "Return a slot."
         with self.lock:
-            if self.waiting:
-                self.waiting.popleft().set()
-            else:
+            if not self.waiting:
                 self.free += 1
+                return
+            first = min(self.waiting, key=lambda waiting: waiting[0]())
+            self.waiting.remove(first)
+        first[1].set()
 
     def __enter__(self):
         self.take()
@@ -54,20 +59,22 @@ class Slots:
     def __exit__(self, *exception):
         self.give()
 
-    def rejoin(self):
-        "If others wait, return the slot and wait for another one behind them."
-        if self.waiting:
-            with self.released():
-                pass
-
     @contextmanager
-    def released(self):
+    def released(self, due: Callable[[], float] = lambda: 0.0):
         "Return the slot during the block, and take one again after it."
         self.give()
         try:
             yield
         finally:
-            self.take()
+            self.take(due)
+
+    def rejoin(self, due: Callable[[], float]):
+        "Let those go first who wait and are due earlier."
+        with self.lock:
+            first = min((waiting() for waiting, _ in self.waiting), default=math.inf)
+        if first < due():
+            with self.released(due):
+                pass
 
 # %% ../../nbs/serve/04_denoise_pool.ipynb #11300d83
 class BatchedDenoiser:

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fastcore.basics import patch
@@ -56,7 +56,9 @@ class SpeechJob:
     deadline: float = math.inf  # on the clock of `time.monotonic`
     on_ready: Callable | None = None  # called from another thread whenever there is something to take
     max_buffered: float = 2.0  # seconds of unread sound beyond which no more is generated
+    asked: float = field(default_factory=time.monotonic)
     began: float | None = None  # when a worker started on it, on the clock of `time.monotonic`
+    sounded: float | None = None  # when its first sound was there
     seconds: float = 0.0  # of sound generated so far
     disconnected: bool = False
     is_blocked: bool = False  # its worker waits because the client doesn't read
@@ -69,6 +71,12 @@ class SpeechJob:
     def is_over(self) -> bool:
         "Return whether the client has disconnected or the deadline has passed."
         return self.disconnected or time.monotonic() > self.deadline
+
+    def due(self) -> float:
+        "Return when its client has played all sound so far; a job that is over is due first of all."
+        if self.is_over():
+            return -math.inf
+        return self.asked if self.sounded is None else self.sounded + self.seconds
 
     def check(self):
         "Raise `Disconnected` or `DeadlineExceeded` if the job is over."

@@ -131,6 +131,7 @@ def _deliver(self: SpeechService, job: SpeechJob, audio: Audio):
     "Put sound into the queue of a job; raises `Disconnected` and `DeadlineExceeded`."
     item = job.encoder.feed(audio.samples) if job.encoder else audio
     job.seconds += audio.duration
+    job.sounded = job.sounded or time.monotonic()
     if item:
         job.put(item, audio.duration)
     job.check()
@@ -138,12 +139,12 @@ def _deliver(self: SpeechService, job: SpeechJob, audio: Audio):
 
 @patch
 def _take_turns(self: SpeechService, job: SpeechJob):
-    "Give up the job's place while its client reads too slowly, and to jobs that wait for one."
+    "Give up the job's place while its client reads too slowly, and to jobs that are due earlier."
     if not job.is_full():
-        self.places.rejoin()
+        self.places.rejoin(job.due)
         return
     job.is_blocked = True
-    with self.places.released():
+    with self.places.released(job.due):
         job.wait_for_client()
         job.is_blocked = False
 
@@ -167,12 +168,15 @@ def _speak(self: SpeechService, job: SpeechJob):
 @patch
 def _run_job(self: SpeechService, job: SpeechJob):
     "Run a job and put its end, None or an exception, into its queue; the target of a worker."
-    with self.places:
+    self.places.take(job.due)
+    try:
         with self.lock:
             if job not in self.jobs:  # it was refused
                 return
             job.began = time.monotonic()
         end = self._finish(job)
+    finally:
+        self.places.give()
     with self.lock:
         self.jobs.discard(job)
     job.put(end)

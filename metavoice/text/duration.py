@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
 
 # %% auto #0
 __all__ = ['WORD', 'VOWELS', 'SILENT_E', 'SYLLABIC', 'DIGIT_SYLLABLES', 'LETTER_SYLLABLES', 'MARKS', 'count_syllables',
@@ -22,7 +21,10 @@ DIGIT_SYLLABLES = 4  # at most: "seven" of "seven hundred"
 LETTER_SYLLABLES = 0.25, 0.8  # of a letter outside Latin
 
 
-def _count_syllables(word: str) -> tuple[float, float]:
+def count_syllables(
+    word: str,  # letters, or digits
+) -> tuple[float, float]:
+    "Return the least and the most syllables of a word."
     if word[0].isdigit():
         return 1 + 0.3 * (len(word) - 1), DIGIT_SYLLABLES * len(word)
     plain = unicodedata.normalize('NFD', word.lower())
@@ -35,16 +37,6 @@ def _count_syllables(word: str) -> tuple[float, float]:
         groups -= 1
     spelled = len(word) + word.count('W') if word.isupper() else 2 * (groups == 0)
     return max(1, groups), max(1, groups, len(word) / 4, spelled)
-
-
-_count_cached = lru_cache(4096)(_count_syllables)
-
-
-def count_syllables(
-    word: str,  # letters, or digits
-) -> tuple[float, float]:
-    "Return the least and the most syllables of a word."
-    return _count_cached(word) if len(word) <= 30 else _count_syllables(word)
 
 # %% ../../nbs/text/13_duration.ipynb #8261c249
 MARKS = re.compile(r'[^\w\s\'’-]+')  # a run of them is one pause

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import accumulate
 
 from ..core.errors import OptionError
@@ -283,10 +284,12 @@ def split_text(
     def said(part):
         return part.strip() if unsaid.isdisjoint(part) else tokeniser.fit(part)[0]
 
+    @lru_cache(1024)
     def size(part):
         part = said(part)
         return max(len(tokeniser.encode(part)), measure(part))
 
+    @lru_cache(1024)
     def fits(part):
         part = said(part)
         few = 4 * len(part) < max_tokens  # a character has up to 4 bytes, a token at least one
