@@ -214,11 +214,13 @@ class Observers:
         began = time.monotonic()
         for thread in threads:
             thread.start()
-        meanwhile()
-        self.running.clear()
-        seconds, self.ended = time.monotonic() - began, len(self.waits)
-        for thread in threads:
-            thread.join()
+        try:
+            meanwhile()
+        finally:
+            self.running.clear()
+            seconds, self.ended = time.monotonic() - began, len(self.waits)
+            for thread in threads:
+                thread.join()
         return seconds
 
     def report(self, seconds: float) -> dict:

@@ -34,3 +34,10 @@ def test_the_command_prints_the_figures_and_writes_them(capsys, tmp_path, monkey
     assert printed == found and found["generator"].startswith("made by metavoice")
     assert found == dict(generator=found["generator"], minutes=5.0, attack=dict(lost=0))
     assert main(["benchmark", "--attack", "0"]) == 2
+
+
+def test_observers_stop_when_what_they_watch_fails():
+    observers = Observers("http://127.0.0.1:9", callers=1)
+    with pytest.raises(ZeroDivisionError):
+        observers.watch(lambda: 1 / 0)
+    assert not observers.running.is_set()
