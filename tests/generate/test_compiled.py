@@ -71,6 +71,14 @@ def tokens_of(model, requests, rows, **options):
     return made
 
 
+def share_of_equal(found, expected):
+    "Share of equal tokens among those whose past is equal: each request's up to its first difference."
+    pairs = [list(zip(found[i], expected[i])) for i in expected]
+    firsts = [next((n for n, (a, b) in enumerate(pair) if a != b), None) for pair in pairs]
+    equal = sum(len(pair) if first is None else first for pair, first in zip(pairs, firsts))
+    return equal / (equal + sum(first is not None for first in firsts))
+
+
 @pytest.fixture
 def counters(monkeypatch, tmp_path):
     import torch._dynamo.utils
@@ -86,7 +94,7 @@ def counters(monkeypatch, tmp_path):
 def test_nothing_is_compiled_again(counters, weights):
     """One graph for one row and one for more, without breaks, and none later, for fifty requests of all lengths.
 
-    The tokens are those of a step without compiler; with less than float32, nearly always."""
+    The tokens are those of a step without compiler; with less than float32, nearly always, given the same past."""
     if weights.startswith("int"):
         pytest.importorskip("torchao.quantization", exc_type=ImportError)
     eager, model = make_model(weights), make_model(weights)
@@ -97,11 +105,12 @@ def test_nothing_is_compiled_again(counters, weights):
     for rows, part in ((1, requests[:4]), (20, requests[4:40]), (3, requests[40:])):
         drawn = tokens_of(model, part, rows)
         assert weights != "float32" or drawn == tokens_of(eager, part, rows)
-    found, expected = (tokens_of(o, requests[:6], 3, **likeliest) for o in (model, eager))
+    found, expected = (tokens_of(o, requests[:20], 3, **likeliest) for o in (model, eager))
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
     assert len(model.engines.idle) == 1
-    same = [a == b for i in expected for a, b in zip(found[i], expected[i], strict=weights == "float32")]
-    assert sum(same) / len(same) > (0.999 if weights in ("float32", "int8 of torchao") else 0.9)
+    if weights == "float32":
+        assert found == expected
+    assert share_of_equal(found, expected) > (0.999 if weights in ("float32", "int8 of torchao") else 0.9)
 
 
 def test_many_models_in_one_process(counters, monkeypatch):
