@@ -5,7 +5,6 @@
 # %% ../../nbs/serve/04_denoise_pool.ipynb #60aa990f
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -45,11 +44,15 @@ class Slots:
     def give(self):
         "Return a slot."
         with self.lock:
-            if not self.waiting:
-                self.free += 1
-                return
-            first = min(self.waiting, key=lambda waiting: waiting[0]())
-            self.waiting.remove(first)
+            self._give()
+
+    def _give(self):
+        "As `give`, for a caller that holds the lock."
+        if not self.waiting:
+            self.free += 1
+            return
+        first = min(self.waiting, key=lambda waiting: waiting[0]())
+        self.waiting.remove(first)
         first[1].set()
 
     def __enter__(self):
@@ -69,12 +72,12 @@ class Slots:
             self.take(due)
 
     def rejoin(self, due: Callable[[], float]):
-        "Let those go first who wait and are due earlier."
+        "Return the slot and wait for one again, after those that are due earlier."
+        given = threading.Event()
         with self.lock:
-            first = min((waiting() for waiting, _ in self.waiting), default=math.inf)
-        if first < due():
-            with self.released(due):
-                pass
+            self.waiting.append((due, given))
+            self._give()
+        given.wait()
 
 # %% ../../nbs/serve/04_denoise_pool.ipynb #11300d83
 class BatchedDenoiser:

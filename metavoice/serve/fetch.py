@@ -12,24 +12,24 @@ from dataclasses import dataclass
 from ..audio.sound import Audio, AudioLimits, load_audio
 
 # %% auto #0
-__all__ = ['SHARE', 'Pacer', 'PacedLimits', 'read_upload']
+__all__ = ['DECODE_SHARE', 'Pacer', 'PacedLimits', 'read_upload']
 
 # %% ../../nbs/serve/02_fetch.ipynb #db0dbc9f
-SHARE = 0.25  # of a core, for recordings that are decoded while the server speaks
+DECODE_SHARE = 0.25  # of a core, for recordings that are decoded while the server generates speech
 
 
 class Pacer:
-    "Each call sleeps until the thread that made this object has used at most `SHARE` of a core since the last call."
+    "While the server is busy, calls sleep so that their thread, which made this, uses `DECODE_SHARE` of a core."
 
     def __init__(self, is_busy: Callable[[], bool]):
         self.is_busy, self.last = is_busy, time.thread_time()
 
     def __call__(self):
         spent = time.thread_time() - self.last
-        if spent < 0.005:
+        if spent < 0.005:  # seconds of CPU time; shorter pauses cost more than they save
             return
         if self.is_busy():
-            time.sleep(spent * (1 / SHARE - 1))
+            time.sleep(spent * (1 / DECODE_SHARE - 1))
         self.last = time.thread_time()
 
 
@@ -49,7 +49,7 @@ def read_upload(
     data: bytes,  # the whole file
     name: str | None = None,  # file name as the client gives it, for messages
     limits: AudioLimits = AudioLimits(),  # noqa: B008 (frozen)
-    is_busy: Callable[[], bool] = lambda: False,  # returns whether this thread should take only `SHARE` of a core
+    is_busy: Callable[[], bool] = lambda: False,  # whether the server generates speech
 ) -> Audio:
     "Decode an untrusted recording; raises `AudioError` for what is no audio, and for a recording beyond the limits."
     paced = PacedLimits(**vars(limits), pace=Pacer(is_busy))

@@ -55,10 +55,10 @@ class SpeechJob:
     encoder: StreamEncoder | None = None  # samples to bytes; None hands on samples
     deadline: float = math.inf  # on the clock of `time.monotonic`
     on_ready: Callable | None = None  # called from another thread whenever there is something to take
-    max_buffered: float = 2.0  # seconds of unread sound beyond which no more is generated
-    asked: float = field(default_factory=time.monotonic)
+    max_buffered: float = 2.0  # seconds of unread sound beyond which no further part is decoded
+    asked: float = field(default_factory=time.monotonic)  # when the job was made
     began: float | None = None  # when a worker started on it, on the clock of `time.monotonic`
-    sounded: float | None = None  # when its first sound was there
+    playing_since: float | None = None  # when a client that plays the sound began, without the time it didn't read
     seconds: float = 0.0  # of sound generated so far
     disconnected: bool = False
     is_blocked: bool = False  # its worker waits because the client doesn't read
@@ -73,10 +73,14 @@ class SpeechJob:
         return self.disconnected or time.monotonic() > self.deadline
 
     def due(self) -> float:
-        "Return when its client has played all sound so far; a job that is over is due first of all."
+        """Return when its client has played all sound so far, or earlier if the deadline is near.
+
+        A job that is over is due first of all."""
         if self.is_over():
             return -math.inf
-        return self.asked if self.sounded is None else self.sounded + self.seconds
+        if self.playing_since is None:
+            return self.asked
+        return min(self.playing_since + self.seconds, self.asked + 0.7 * (self.deadline - self.asked))
 
     def check(self):
         "Raise `Disconnected` or `DeadlineExceeded` if the job is over."
@@ -109,7 +113,7 @@ def put(
 
 @patch
 def take(self: SpeechJob):  # what was put
-    "Remove and return the next item; raises `queue.Empty`. The last one has been read."
+    "Remove and return the next item, and count the one before as read; raises `queue.Empty`."
     with self.condition:
         self.unread_seconds -= self.taken_seconds
         self.taken_seconds = 0.0
@@ -128,11 +132,16 @@ def is_full(self: SpeechJob) -> bool:
 
 
 @patch
-def wait_for_client(self: SpeechJob):
+def wait_for_client(
+    self: SpeechJob,
+    seconds: float = math.inf,  # to wait at most
+) -> bool:  # False: it is still full
     "Wait while more than `max_buffered` seconds are unread and the job isn't over."
+    end = time.monotonic() + seconds
     with self.condition:
-        while self.is_full() and not self.is_over():
-            self.condition.wait(0.25)
+        while self.is_full() and not self.is_over() and time.monotonic() < end:
+            self.condition.wait(min(0.25, seconds))
+        return not self.is_full()
 
 
 @patch

@@ -309,7 +309,7 @@ class SharedSource:
         job: SpeechJob,
         slots: Slots,  # the caller holds one of them
         num_running: Callable = lambda: 1,  # returns the number of running jobs
-        take_turns: Callable = lambda: None,  # called before each part but the first; may wait for other jobs
+        take_turns: Callable = lambda: None,  # called before each part but the first; may wait and raise
     ):
         self.scheduler, self.job, self.slots, self.bundle = scheduler, job, slots, scheduler.bundle
         self.num_running, self.take_turns, self.begun = num_running, take_turns, False
@@ -323,7 +323,7 @@ class SharedSource:
         return max(1, self.scheduler.max_batch // max(1, self.num_running()))
 
     def _wait(self, wait: Callable):
-        "Return what a function returns that waits for codes, in this job's turn and without its slot."
+        "Release the slot, call `take_turns` except before the first part, and return what `wait` returns."
         with self.slots.released():
             if self.begun:
                 self.take_turns()

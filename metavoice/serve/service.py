@@ -131,7 +131,7 @@ def _deliver(self: SpeechService, job: SpeechJob, audio: Audio):
     "Put sound into the queue of a job; raises `Disconnected` and `DeadlineExceeded`."
     item = job.encoder.feed(audio.samples) if job.encoder else audio
     job.seconds += audio.duration
-    job.sounded = job.sounded or time.monotonic()
+    job.playing_since = job.playing_since or time.monotonic()
     if item:
         job.put(item, audio.duration)
     job.check()
@@ -139,14 +139,16 @@ def _deliver(self: SpeechService, job: SpeechJob, audio: Audio):
 
 @patch
 def _take_turns(self: SpeechService, job: SpeechJob):
-    "Give up the job's place while its client reads too slowly, and to jobs that are due earlier."
-    if not job.is_full():
+    "Give up the job's place to jobs that are due earlier, or until its client reads; raises `Disconnected`."
+    if job.wait_for_client(0.05):  # the event loop needs a moment to send the last part
         self.places.rejoin(job.due)
-        return
-    job.is_blocked = True
-    with self.places.released(job.due):
-        job.wait_for_client()
-        job.is_blocked = False
+    else:
+        job.is_blocked = True
+        with self.places.released(job.due):
+            job.wait_for_client()
+            job.playing_since = max(job.playing_since or 0.0, time.monotonic() - job.seconds)
+            job.is_blocked = False
+    job.check()
 
 
 @patch

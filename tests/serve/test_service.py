@@ -105,3 +105,16 @@ def test_a_long_text_lets_a_short_one_go_first(tts):
             short.collect()
             assert long in service.jobs
             assert sum(audio.duration for audio in long.collect()) > 20
+
+
+def test_nothing_is_decoded_for_a_client_that_left_without_reading(tts, wait_until):
+    options = SpeechOptions(takes=1, denoise=False).resolve(tts.bundle)
+    with SpeechService(tts) as service:
+        job = SpeechJob(tts.segments([LONG], seed=1), options, 0.5, deterministic=False, max_buffered=1.0)
+        service.submit(job)
+        assert wait_until(lambda: job.is_blocked)
+        seconds = job.seconds
+        assert wait_until(lambda: not service.scheduler.num_rows())  # the codes of the segment are there
+        service.cancel_job(job)
+        assert wait_until(lambda: not service.jobs)
+        assert job.seconds == seconds
