@@ -64,7 +64,7 @@ def run(folder, name):
     return h.HostileOutcome(name, "refused", "a message of one line", 0.1, h.memory_at_peak() - before)
 def use(folder):
     raise ZeroDivisionError("no hop")
-h.HANG_SECONDS = 1
+h.HANG_SECONDS = 5
 found = {name: h.outcome_in_fork(None, name, run) for name in ("greedy", "hang", "modest")}
 assert found["greedy"].megabytes > 400 and not found["greedy"].is_bounded, found
 assert found["hang"].how == "killed by signal 14" and not found["hang"].is_bounded, found
