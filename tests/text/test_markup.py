@@ -1,6 +1,5 @@
 "Markup: Markdown, HTML left-overs, wrapped lines and pauses become blocks; plain prose stays as it is."
 
-
 import pytest
 from helpers import assert_linear
 
