@@ -1,6 +1,7 @@
 "The speech service: queue, deadlines, disconnected clients, and the sound of a job."
 
 import json
+import math
 import socket
 import threading
 
@@ -80,10 +81,11 @@ def test_a_waiting_job_gets_an_error_when_the_service_closes(tts, wait_until):
     first, second = [
         SpeechJob(tts.segments([LONG], tts.voice("af_heart"), 1), options, deterministic=False) for _ in range(2)
     ]
-    second.on_ready = ended.set
+    second.on_ready, second.asked = ended.set, math.inf  # the first one doesn't let it go first
     for job in (first, second):
         service.submit(job)
     assert wait_until(lambda: first.began)
+    assert second.began is None
     service.close()
     assert ended.wait(600)
     assert isinstance(second.take(), Disconnected)
