@@ -36,8 +36,8 @@ def timed_loop():
 
 
 def assert_linear(work, text):
-    """Check that work on a text takes at most a second of CPU time, or less than ten times as long as work on a
-    quarter of it, on any machine. Return its result."""
+    """Check that work on a text takes at most a second of CPU time, or less than ten times as long as on a
+    quarter of the text. Return the result of the work."""
     for _ in range(3):  # on a busy machine, CPU time varies
         result, seconds = timed(work, text)
         if seconds <= 1:
@@ -45,7 +45,7 @@ def assert_linear(work, text):
         quarter = timed(work, text[: len(text) // 4])[1]
         if seconds < 10 * quarter:
             return result
-    raise AssertionError(f"{seconds:.1f} s, {quarter:.1f} s for a quarter of {text[:60]!r}; sixteen times is quadratic")
+    raise AssertionError(f"{seconds:.1f} s, {quarter:.1f} s for a quarter of {text[:60]!r}; 16 times is quadratic")
 
 
 def timed(work, text):

@@ -259,7 +259,7 @@ def attackers_process(
     seconds: float,
     kinds: dict[str, int] = ATTACK,  # methods of `Attackers` and the threads of each
 ) -> Iterator[Callable]:  # a function that attacks and returns 'kind answer' → how often
-    "Prepare attackers in a process of low priority; raises `RuntimeError` if it fails, and so does the function."
+    "Prepare attackers in a low-priority process; if it fails, this and the function raise `RuntimeError`."
     command = [sys.executable, '-c', ATTACK_SCRIPT, url, str(seconds), json.dumps(kinds)]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=subprocess_env())
     with tempfile.TemporaryFile('w+') as errors, subprocess.Popen(command, stderr=errors, **pipes) as process:

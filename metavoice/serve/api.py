@@ -50,7 +50,7 @@ class TooManyWords(TextError):
     "The numbers and signs of a text become too many words."
 
 
-SWITCH_INTERVAL = 0.0005  # seconds for which a thread that computes in Python may hold up another; Python has 0.005
+SWITCH_INTERVAL = 0.0005  # seconds until a waiting thread makes another release the GIL; the default is 0.005
 LONG_TEXT = 500  # characters of a text that waits for other long texts
 
 MOST_WORDS = 5  # characters in words for each character that a text may have

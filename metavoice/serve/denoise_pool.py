@@ -30,7 +30,7 @@ class Slots:
 
     def take(
         self,
-        due: Callable[[], float] = lambda: 0.0,  # any number; the least is first, of equals the one that asked first
+        due: Callable[[], float] = lambda: 0.0,  # called when a slot is returned; least first, ties in FIFO order
     ):
         "Wait for a slot."
         with self.lock:

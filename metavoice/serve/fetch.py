@@ -19,7 +19,7 @@ DECODE_SHARE = 0.25  # of a core, for recordings that are decoded while the serv
 
 
 class Pacer:
-    "While the server is busy, calls sleep so that their thread, which made this, uses `DECODE_SHARE` of a core."
+    "Sleeps when called on a busy server, so that this thread, which created it, uses `DECODE_SHARE` of a core."
 
     def __init__(self, is_busy: Callable[[], bool]):
         self.is_busy, self.last = is_busy, time.thread_time()

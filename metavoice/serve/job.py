@@ -58,7 +58,7 @@ class SpeechJob:
     max_buffered: float = 2.0  # seconds of unread sound beyond which no further part is decoded
     asked: float = field(default_factory=time.monotonic)  # when the job was made
     began: float | None = None  # when a worker started on it, on the clock of `time.monotonic`
-    playing_since: float | None = None  # when a client that plays the sound began, without the time it didn't read
+    playing_since: float | None = None  # assumed start of playback, moved later by the time when the client didn't read
     seconds: float = 0.0  # of sound generated so far
     disconnected: bool = False
     is_blocked: bool = False  # its worker waits because the client doesn't read
@@ -73,9 +73,9 @@ class SpeechJob:
         return self.disconnected or time.monotonic() > self.deadline
 
     def due(self) -> float:
-        """Return when its client has played all sound so far, or earlier if the deadline is near.
+        """Return when the client has played all sound so far, but at most 70 % of the way to the deadline.
 
-        A job that is over is due first of all."""
+        A job without sound is due when it was made, and one that is over before all others (minus infinity)."""
         if self.is_over():
             return -math.inf
         if self.playing_since is None:

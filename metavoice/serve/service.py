@@ -139,7 +139,7 @@ def _deliver(self: SpeechService, job: SpeechJob, audio: Audio):
 
 @patch
 def _take_turns(self: SpeechService, job: SpeechJob):
-    "Give up the job's place to jobs that are due earlier, or until its client reads; raises `Disconnected`."
+    "Yield the place to jobs that are due earlier, or release it until the client reads; raises like `check`."
     if job.wait_for_client(0.05):  # the event loop needs a moment to send the last part
         self.places.rejoin(job.due)
     else:

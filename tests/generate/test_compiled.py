@@ -72,7 +72,7 @@ def tokens_of(model, requests, rows, **options):
 
 
 def share_of_equal(found, expected):
-    "Share of equal tokens among those whose past is equal: each request's up to its first difference."
+    "Share of equal tokens among those with the same past: up to and including a request's first difference."
     pairs = [list(zip(found[i], expected[i])) for i in expected]
     firsts = [next((n for n, (a, b) in enumerate(pair) if a != b), None) for pair in pairs]
     equal = sum(len(pair) if first is None else first for pair, first in zip(pairs, firsts))
