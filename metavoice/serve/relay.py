@@ -218,11 +218,13 @@ class Relay:
             elif message['status'] != sent.status:
                 raise MetaVoiceError(f"the second replica's response has status {message['status']}")
         else:
-            data, more = sent.rest(message.get('body', b'')), message.get('more_body', False)
-            if not more:
+            data, is_last = sent.rest(message.get('body', b'')), not message.get('more_body', False)
+            if is_last:
                 sent.check_end()
-                sent.ended = True
-            if data or not more:
+            if sent.ended:  # only what the first replica hadn't noted is missing
+                return
+            sent.ended = is_last
+            if data or is_last:
                 await send(message | dict(body=data))
 
     def note(self, scope, message: dict):

@@ -89,7 +89,7 @@ async def call(front, send, leaves=None):
     await asyncio.wait_for(front(scope, receive, send), 10)
 
 
-@pytest.mark.parametrize("ends", [(), (0,), (1,), (2,), (7,), (PARTS + 1,), (3, 9), (9, 3), (0, 0)])
+@pytest.mark.parametrize("ends", [(), (0,), (1,), (2,), (7,), (PARTS + 1,), (PARTS + 2,), (3, 9), (9, 3), (0, 0)])
 def test_an_answer_is_whole_whenever_a_replica_ends(ends):
     replicas = Replicas(*ends)
     front, state = make_front(replicas)
